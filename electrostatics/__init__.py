@@ -1,1 +1,10 @@
-"""Placeholder."""
+"""Electrostatics of slabs and cells, and electrodes at constant potential.
+
+`Coulomb` is the operator, `ConstantPotential` the solver for the charges of electrodes; both take numpy or
+torch arrays in eV, Å, e, V.
+"""
+
+from grahame.electrostatics.coulomb import Coulomb, CoulombResult
+from grahame.electrostatics.switching import switch
+
+__all__ = ["Coulomb", "CoulombResult", "switch"]

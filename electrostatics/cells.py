@@ -1,0 +1,95 @@
+"""Geometry of any cell: rows a, b, c; right- or left-handed, tilted or rotated in space.
+
+The slab normal is n = a x b / |a x b| and the height along it L = |c.n|. Nothing here assumes that a
+lies along x or that c is perpendicular to the surface.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+PERIODIC = {
+    "3d": (True, True, True),
+    "finite-field": (True, True, True),
+    "displacement": (True, True, True),
+    "slab": (True, True, False),
+    "slab-exact": (True, True, False),
+    "open": (False, False, False),
+}
+"""Which cell vectors repeat the charges, per boundary."""
+
+
+def normal(cell: Tensor) -> Tensor:
+    """Unit normal of the surface, n = a x b / |a x b|."""
+    cross = torch.linalg.cross(cell[0], cell[1])
+    return cross / torch.linalg.vector_norm(cross)
+
+
+def area(cell: Tensor) -> Tensor:
+    """Area of the surface cell, |a x b|, in Å²."""
+    return torch.linalg.vector_norm(torch.linalg.cross(cell[0], cell[1]))
+
+
+def height(cell: Tensor) -> Tensor:
+    """Height of the cell along the surface normal, |c.n|, in Å."""
+    return torch.abs(torch.dot(cell[2], normal(cell)))
+
+
+def volume(cell: Tensor) -> Tensor:
+    """Volume |det(cell)| in Å³, also for left-handed cells."""
+    return torch.abs(torch.linalg.det(cell))
+
+
+def plane_distances(cell: Tensor) -> Tensor:
+    """Distances between opposite faces of the cell, (3,) in Å."""
+    return 1.0 / torch.linalg.vector_norm(torch.linalg.inv(cell), dim=0)
+
+
+def extend_along_normal(cell: Tensor, padding: float) -> Tensor:
+    """The cell with its third vector lengthened by `padding` Å along the normal (negative: shortened)."""
+    if padding == 0.0:
+        return cell
+    outward = torch.sign(torch.dot(cell[2], normal(cell))).detach() * normal(cell)
+    return torch.stack([cell[0], cell[1], cell[2] + padding * outward])
+
+
+def smallest_in_plane_reciprocal(cell: Tensor) -> float:
+    """Length of the shortest non-zero reciprocal vector of the surface cell, in 1/Å."""
+    a, b = cell[0].detach(), cell[1].detach()
+    gram = torch.stack([torch.stack([a @ a, a @ b]), torch.stack([a @ b, b @ b])])
+    metric = torch.linalg.inv(gram) * (2 * math.pi) ** 2
+    span = torch.arange(-3, 4, dtype=cell.dtype, device=cell.device)
+    m = torch.cartesian_prod(span, span)
+    squared = ((m @ metric) * m).sum(1)
+    return float(squared[squared > 1e-12 * metric.diagonal().max()].min().sqrt())
+
+
+def nearest_image_shifts(
+    vectors: Tensor, cell: Tensor, periodic: tuple[bool, bool, bool]
+) -> Tensor:
+    """Lattice shifts (m,3) that make each vector (m,3) shortest, along the periodic directions only.
+
+    Rounding fractional coordinates is right when the result is shorter than half the smallest distance
+    between periodic faces; the few others are searched over the neighbouring images.
+    """
+    shifts = torch.zeros_like(vectors)
+    axes = [d for d in range(3) if periodic[d]]
+    if not axes or len(vectors) == 0:
+        return shifts.to(torch.int64)
+    # The pseudo-inverse projects out the directions that do not repeat.
+    rows = cell[axes]
+    inverse = torch.linalg.pinv(rows)
+    shifts[:, axes] = -torch.round(vectors @ inverse)
+    faces = 1.0 / torch.linalg.vector_norm(inverse, dim=0)
+    in_plane = (vectors + shifts @ cell) @ inverse @ rows
+    unsure = torch.linalg.vector_norm(in_plane, dim=1) > 0.5 * float(faces.min())
+    if bool(unsure.any()):
+        span = [torch.arange(-2, 3, dtype=vectors.dtype, device=vectors.device)] * len(axes)
+        steps = torch.cartesian_prod(*span).reshape(-1, len(axes))
+        trial = (vectors + shifts @ cell)[unsure][:, None, :] + (steps @ rows)[None]
+        best = (trial**2).sum(-1).argmin(1)
+        rows_of = unsure.nonzero()[:, 0]
+        for column, axis in enumerate(axes):
+            shifts[rows_of, axis] += steps[best, column]
+    return shifts.to(torch.int64)

@@ -1,0 +1,165 @@
+"""The public door: inputs are converted and checked here once, and nowhere else.
+
+Messages read `<name> = <value> <unit> must <rule>: <what to do>`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array: TypeAlias = NDArray[Any] | Tensor | Sequence[Any]
+
+# Closer than this two atoms are one atom by mistake: no chemistry happens below it.
+COINCIDENT = 1e-3
+
+
+def to_tensor(value: Any, like: Tensor | None = None) -> Tensor:
+    """Float64 tensor of numpy, sequence or torch input; a graph is kept."""
+    if isinstance(value, Tensor):
+        return value.to(torch.float64)
+    tensor = torch.as_tensor(np.asarray(value, dtype=np.float64))
+    return tensor if like is None else tensor.to(like.device)
+
+
+def positions_of(value: Any) -> Tensor:
+    """Positions (n,3) in Å, finite."""
+    x = to_tensor(value)
+    if x.ndim != 2 or x.shape[1] != 3:
+        raise ValueError(f"positions = array of shape {tuple(x.shape)} must have shape (n, 3): pass one row per atom")
+    if len(x) == 0:
+        raise ValueError("positions = 0 atoms must hold at least one atom: pass the atoms of the system")
+    bad = (~torch.isfinite(x)).any(1).nonzero()
+    if len(bad):
+        index = int(bad[0, 0])
+        shown = ", ".join(f"{v:g}" for v in x[index].tolist())
+        raise ValueError(f"positions[{index}] = ({shown}) Å must be finite: check the structure or the previous step")
+    return x
+
+
+def per_atom(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor:
+    """One finite number per atom; a scalar serves all."""
+    v = to_tensor(value, like)
+    if v.ndim == 0:
+        v = v.expand(n)
+    if v.shape != (n,):
+        raise ValueError(
+            f"{name} = array of shape {tuple(v.shape)} must have shape ({n},): pass one value in {unit} per atom"
+        )
+    bad = (~torch.isfinite(v)).nonzero()
+    if len(bad):
+        index = int(bad[0, 0])
+        raise ValueError(f"{name}[{index}] = {float(v[index]):g} {unit} must be finite: check where it comes from")
+    return v
+
+
+def smearing_of(value: Any, n: int, like: Tensor) -> Tensor:
+    """Gaussian widths (n,) in Å, not negative; None means points."""
+    if value is None:
+        return torch.zeros(n, dtype=torch.float64, device=like.device)
+    s = per_atom("smearing", value, n, "Å", like)
+    bad = (s < 0).nonzero()
+    if len(bad):
+        index = int(bad[0, 0])
+        raise ValueError(
+            f"smearing[{index}] = {float(s[index]):g} Å must not be negative: use 0 for a point charge"
+        )
+    return s
+
+
+def cell_of(value: Any, boundary: str, like: Tensor) -> Tensor | None:
+    """Cell (3,3) with rows in Å and a volume; None for "open"."""
+    if boundary == "open":
+        if value is not None and bool(torch.any(to_tensor(value, like) != 0)):
+            raise ValueError(
+                'cell must be None with boundary = "open": nothing repeats there; use "3d" or "slab" for a cell'
+            )
+        return None
+    if value is None:
+        raise ValueError(f'cell = None must be a (3, 3) array with boundary = "{boundary}": only "open" has no cell')
+    h = to_tensor(value, like)
+    if h.shape == (3,):
+        h = torch.diag(h)
+    if h.shape != (3, 3):
+        raise ValueError(f"cell = array of shape {tuple(h.shape)} must have shape (3, 3): pass the cell vectors as rows, in Å")
+    if not bool(torch.isfinite(h).all()):
+        raise ValueError("cell must be finite: it holds NaN or infinity; check the structure")
+    lengths = torch.linalg.vector_norm(h.detach(), dim=1)
+    volume = float(torch.abs(torch.linalg.det(h.detach())))
+    if volume <= 1e-6 * float(lengths.prod()) or volume == 0.0:
+        raise ValueError(
+            f"cell volume = {volume:g} Å³ must be greater than zero: its vectors are missing or lie in one plane; "
+            "give three independent vectors"
+        )
+    return h
+
+
+def exclusions_of(value: Any, n: int) -> NDArray[np.int64] | None:
+    """Excluded pairs (m,2), each once, of two different existing atoms; None if there are none."""
+    if value is None:
+        return None
+    raw = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if raw.size == 0:
+        return None
+    if raw.ndim != 2 or raw.shape[1] != 2 or not np.issubdtype(raw.dtype, np.integer):
+        raise ValueError(
+            f"exclusions = array of shape {raw.shape} and type {raw.dtype} must be integers of shape (m, 2): "
+            "pass one pair of atom indices per row"
+        )
+    pairs = raw.astype(np.int64)
+    outside = ((pairs < 0) | (pairs >= n)).any(1)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(
+            f"exclusions[{row}] = ({pairs[row, 0]}, {pairs[row, 1]}) must name atoms between 0 and {n - 1}: correct the index"
+        )
+    same = pairs[:, 0] == pairs[:, 1]
+    if same.any():
+        row = int(np.argmax(same))
+        raise ValueError(
+            f"exclusions[{row}] = ({pairs[row, 0]}, {pairs[row, 1]}) must name two different atoms: an atom does not exclude itself"
+        )
+    ordered = np.sort(pairs, axis=1)
+    _, first, counts = np.unique(ordered, axis=0, return_index=True, return_counts=True)
+    if (counts > 1).any():
+        row = int(first[np.argmax(counts > 1)])
+        raise ValueError(
+            f"exclusions = ({pairs[row, 0]}, {pairs[row, 1]}) must list each pair once: it appears {counts.max()} times"
+        )
+    return pairs
+
+
+def vector_of(name: str, value: Any, unit: str, like: Tensor) -> Tensor | None:
+    """A finite vector (3,), or None if it is None."""
+    if value is None:
+        return None
+    v = to_tensor(value, like)
+    if v.shape != (3,):
+        raise ValueError(f"{name} = array of shape {tuple(v.shape)} must have shape (3,): pass a Cartesian vector in {unit}")
+    if not bool(torch.isfinite(v).all()):
+        raise ValueError(f"{name} = {v.tolist()} {unit} must be finite: check where it comes from")
+    return v
+
+
+def refuse_coincident(i: Tensor, j: Tensor, r: Tensor) -> None:
+    """Raise for the first listed pair that is closer than `COINCIDENT` Å."""
+    close = (r < COINCIDENT).nonzero()
+    if len(close):
+        first = int(close[0, 0])
+        a, b = sorted((int(i[first]), int(j[first])))
+        raise ValueError(
+            f"distance of atoms {a} and {b} = {float(r[first]):.3g} Å must exceed {COINCIDENT:g} Å: "
+            "two atoms lie on one place; remove one of them"
+        )
+
+
+def positive(name: str, value: float, unit: str, remedy: str) -> float:
+    """A finite number greater than zero."""
+    if not (math.isfinite(value) and value > 0.0):
+        unit = f" {unit}" if unit else ""
+        raise ValueError(f"{name} = {value:g}{unit} must be greater than zero: {remedy}")
+    return float(value)

@@ -1,0 +1,235 @@
+"""Minimise 1/2 q'Aq + b'q - psi'q with the sums of q over disjoint sets of atoms held.
+
+    A q + b + lambda_set = psi,     sum over set of q = d_set
+
+A is positive definite where it matters, in the null space of the constraints, and often nowhere else (a
+charged slab's A has eigenvalues of -600 eV/e²). Everything therefore happens in the null space: P removes
+the mean of every constrained set, and P A P is completed by tau u u' on the set vectors u, which changes
+nothing in the null space and makes a Cholesky factorisation possible.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse.linalg
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_DENSE_EIGENVALUES = 1500
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Disjoint sets of solved atoms whose charge sums are held.
+
+    Attributes:
+        set_of: (n,) the set of each atom, -1 for atoms in none.
+        count: number of sets.
+    """
+
+    set_of: Tensor
+    count: int
+
+    @property
+    def _slots(self) -> Tensor:
+        return torch.where(self.set_of < 0, torch.full_like(self.set_of, self.count), self.set_of)
+
+    def sums(self, v: Tensor) -> Tensor:
+        """Sum of v (n,) or (n,m) over each set."""
+        total = v.new_zeros((self.count + 1, *v.shape[1:])).index_add(0, self._slots, v)
+        return total[: self.count]
+
+    def sizes(self) -> Tensor:
+        """Atoms in each set."""
+        return self.sums(torch.ones(len(self.set_of), dtype=torch.float64))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """One value per set, given to each of its atoms (0 to atoms in none)."""
+        return torch.cat([values, values.new_zeros((1, *values.shape[1:]))])[self._slots]
+
+    def project(self, v: Tensor) -> Tensor:
+        """P v: remove the mean over each set."""
+        if self.count == 0:
+            return v
+        sizes = self.sizes().reshape((-1,) + (1,) * (v.ndim - 1))
+        return v - self.spread(self.sums(v) / sizes)
+
+
+class Factor:
+    """Cholesky factor of A in the null space of the constraints.
+
+    Args:
+        matrix: A (n,n) in eV/e².
+        constraints: the held sums.
+
+    Raises:
+        ValueError: if A is not positive definite there.
+    """
+
+    def __init__(self, matrix: Tensor, constraints: Constraints) -> None:
+        self.constraints = constraints
+        a = matrix.detach()
+        projected = constraints.project(constraints.project(a).T)
+        projected = 0.5 * (projected + projected.T)
+        tau = float(a.diagonal().abs().mean())
+        sizes = constraints.sizes()
+        for s in range(constraints.count):
+            u = (constraints.set_of == s).to(torch.float64) / sizes[s].sqrt()
+            projected = projected + tau * torch.outer(u, u)
+        self._projected: NDArray[np.float64] = projected.cpu().numpy()
+        self._tau = tau
+        try:
+            self._cholesky = scipy.linalg.cho_factor(self._projected, lower=True)
+        except scipy.linalg.LinAlgError:
+            smallest = float(np.linalg.eigvalsh(self._projected)[0])
+            raise ValueError(
+                f"smallest eigenvalue of the electrode matrix = {smallest:.4g} eV/e² must be greater than zero: "
+                "charges would grow without bound; widen the Gaussians less than half the nearest-neighbour distance, "
+                "add hardness, or check for atoms that nearly coincide"
+            ) from None
+        self._spectrum: tuple[float, float] | None = None
+
+    def solve(self, r: Tensor) -> Tensor:
+        """(P A P)^-1 P r in the null space, for r (n,) or (n,m)."""
+        projected = self.constraints.project(r)
+        x = scipy.linalg.cho_solve(self._cholesky, projected.detach().cpu().numpy(), check_finite=False)
+        return self.constraints.project(torch.as_tensor(x, dtype=torch.float64))
+
+    @property
+    def spectrum(self) -> tuple[float, float]:
+        """Smallest and largest eigenvalue in the null space, eV/e²."""
+        if self._spectrum is None:
+            n, dimension = len(self._projected), len(self._projected) - self.constraints.count
+            if dimension == 0:
+                self._spectrum = (float("nan"), float("nan"))
+            elif n <= _DENSE_EIGENVALUES:
+                self._spectrum = self._dense_spectrum()
+            else:
+                self._spectrum = self._lanczos_spectrum()
+        return self._spectrum
+
+    def _dense_spectrum(self) -> tuple[float, float]:
+        # The set vectors are eigenvectors too: with eigenvalue 0 they do not disturb the largest, and lifted
+        # above it they do not disturb the smallest.
+        inside = self._projected - self._tau * self._sets()
+        largest = float(np.linalg.eigvalsh(inside)[-1])
+        smallest = float(np.linalg.eigvalsh(inside + (largest + 1.0) * self._sets())[0])
+        return smallest, largest
+
+    def _sets(self) -> NDArray[np.float64]:
+        c = self.constraints
+        sizes = c.sizes()
+        out = np.zeros_like(self._projected)
+        for s in range(c.count):
+            u = ((c.set_of == s).to(torch.float64) / sizes[s].sqrt()).numpy()
+            out += np.outer(u, u)
+        return out
+
+    def _lanczos_spectrum(self) -> tuple[float, float]:
+        n = len(self._projected)
+
+        def product(v: NDArray[np.float64]) -> NDArray[np.float64]:
+            inside = self.constraints.project(torch.as_tensor(v.ravel())).numpy()
+            return np.asarray(self._projected @ inside)
+
+        def inverse(v: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray(self.solve(torch.as_tensor(v.ravel())).numpy())
+
+        start = np.sin(np.arange(1.0, n + 1.0))
+        ends = []
+        for function in (inverse, product):
+            operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=function, dtype=np.float64)
+            ends.append(float(scipy.sparse.linalg.eigsh(operator, k=1, which="LM", v0=start, tol=1e-6)[0][0]))
+        return 1.0 / ends[0], ends[1]
+
+
+class ConstrainedInverse(torch.autograd.Function):
+    """r -> P (P A P)^-1 P r with A held: linear and symmetric, hence its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply the inverse."""
+        ctx.solve = solve
+        return solve(r)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        """The same inverse, applied to the gradient."""
+        return ConstrainedInverse.apply(grads[0], ctx.solve), None  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """Outcome of conjugate gradients: solution, iterations used, relative residual."""
+
+    solution: Tensor
+    iterations: int
+    residual: float
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    precondition: Callable[[Tensor], Tensor],
+    constraints: Constraints,
+    residual: Tensor,
+    scale: float,
+    tolerance: float,
+    max_iterations: int,
+) -> Iterations:
+    """Solve P A P x = P r by preconditioned conjugate gradients in the null space.
+
+    Args:
+        product: v -> A v.
+        precondition: r -> approximately (P A P)^-1 r.
+        constraints: the held sums.
+        residual: r (n,), V.
+        scale: norm in V that the tolerance is relative to.
+        tolerance: |P r| <= tolerance * scale ends the iteration.
+        max_iterations: upper limit.
+
+    Returns:
+        Iterations; the best iterate if rounding stops the descent above the tolerance.
+
+    Raises:
+        RuntimeError: if the limit is reached above the tolerance.
+    """
+    r = constraints.project(residual)
+    x = torch.zeros_like(r)
+    best, best_norm = x, float(r.norm())
+    if best_norm <= tolerance * scale:
+        return Iterations(x, 0, best_norm / scale)
+    z = constraints.project(precondition(r))
+    p, rho = z, float(r @ z)
+    stalled = 0
+    for k in range(1, max_iterations + 1):
+        ap = constraints.project(product(p))
+        curvature = float(p @ ap)
+        if not curvature > 0.0:
+            raise RuntimeError(
+                f"curvature of the electrode matrix = {curvature:.4g} must be positive at iteration {k}: "
+                "the matrix is not positive definite; add hardness or narrow the Gaussians"
+            )
+        step = rho / curvature
+        x = x + step * p
+        r = r - step * ap
+        norm = float(r.norm())
+        if norm < best_norm:
+            best, best_norm, stalled = x, norm, 0
+        else:
+            stalled += 1
+        if norm <= tolerance * scale:
+            return Iterations(x, k, norm / scale)
+        # Rounding sets a floor: below it further steps only lose digits.
+        if stalled >= 20 and best_norm <= 1e-9 * scale:
+            return Iterations(best, k, best_norm / scale)
+        z = constraints.project(precondition(r))
+        rho, old = float(r @ z), rho
+        p = z + (rho / old) * p
+    raise RuntimeError(
+        f"residual after {max_iterations} iterations = {best_norm / scale:.3g} must be below {tolerance:.3g}: "
+        "loosen `tolerance`, or use solver='direct'"
+    )

@@ -1,0 +1,45 @@
+"""Uniform fields: given, following two electrodes, or at constant displacement.
+
+    given field E            -E.M,  M = sum q r
+    finite field             E = -(psi_top - psi_bot) n/L, and -V E²/(8 pi k)
+    displacement D (= D/eps0, V/Å)   V/(8 pi k) (D - 4 pi k M.n/V)² = V D²/(8 pi k) - D M.n + (2 pi k/V) (M.n)²
+
+The last term of the displacement is quadratic in the charges and so part of the operator K; what is linear
+in the charges acts as an external potential -E.r.
+
+Sources: Stengel, Spaldin and Vanderbilt, Nat. Phys. 5, 304 (2009); Zhang and Sprik, Phys. Rev. B 93, 144201
+(2016); Dufils, Jeanmairet, Rotenberg, Sprik and Salanne, Phys. Rev. Lett. 123, 195501 (2019).
+"""
+
+import math
+
+from torch import Tensor
+
+from grahame.electrostatics import cells
+
+
+def external_potential(positions: Tensor, field: Tensor) -> Tensor:
+    """Potential -E.r of a uniform field E (3,) in V/Å at each atom, (n,) in V."""
+    return -(positions @ field)
+
+
+def polarization_energy(positions: Tensor, charges: Tensor, cell: Tensor) -> Tensor:
+    """(2 pi/V) (M.n)², the quadratic part of constant displacement, in e²/Å."""
+    moment = (charges * (positions @ cells.normal(cell))).sum()
+    return 2 * math.pi / cells.volume(cell) * moment**2
+
+
+def polarization_matrix(positions: Tensor, cell: Tensor) -> Tensor:
+    """(4 pi/V) z_i z_j, (n,n) in 1/Å."""
+    z = positions @ cells.normal(cell)
+    return 4 * math.pi / cells.volume(cell) * z[:, None] * z[None, :]
+
+
+def displacement_energy(cell: Tensor, displacement: Tensor, coulomb_constant: float) -> Tensor:
+    """V D²/(8 pi k), the part of constant displacement without charges, in eV."""
+    return cells.volume(cell) * displacement**2 / (8 * math.pi * coulomb_constant)
+
+
+def finite_field_energy(cell: Tensor, strength: Tensor, coulomb_constant: float) -> Tensor:
+    """-V E²/(8 pi k) of the field that follows the electrodes, in eV."""
+    return -cells.volume(cell) * strength**2 / (8 * math.pi * coulomb_constant)

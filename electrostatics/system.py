@@ -1,0 +1,135 @@
+"""The Coulomb operator K bound to one geometry: energy, potential and matrix from the same terms.
+
+    K/k = real space + waves - 2 alpha/sqrt(pi) d_ij + d_ij/(sqrt(pi) s_i) + background + slab
+          + displacement - excluded pairs
+
+Every number that the package returns is this energy or a derivative of it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from grahame.electrostatics import cells, ewald, exact, fields, gaussians, pme, slab
+from grahame.electrostatics.accuracy import Parameters
+from grahame.kernels import dispatch
+
+
+@dataclass(frozen=True)
+class System:
+    """One geometry, ready for any charges.
+
+    Attributes:
+        boundary: name of the boundary.
+        background: "gaussian" or "point".
+        coulomb_constant: k in eV Å/e².
+        parameters: what the accuracy was turned into.
+        positions: (n,3) Å; may require gradients, as may cell and smearing.
+        cell: (3,3) the user's cell, rows in Å; None for "open".
+        smearing: (n,) Gaussian widths in Å.
+        pairs: i, j, shifts in the k-space cell, for the methods that list pairs.
+        waves: (m,3) integer triples of the Ewald sum, fixed when the parameters were chosen.
+        excluded: i, j, shifts in the user's cell of the pairs whose bare interaction is removed.
+    """
+
+    boundary: str
+    background: str
+    coulomb_constant: float
+    parameters: Parameters
+    positions: Tensor
+    cell: Tensor | None
+    smearing: Tensor
+    pairs: tuple[Tensor, Tensor, Tensor] | None
+    waves: Tensor | None
+    excluded: tuple[Tensor, Tensor, Tensor] | None
+
+    @property
+    def k_cell(self) -> Tensor:
+        """The cell whose waves are summed: longer than the user's along the slab normal."""
+        assert self.cell is not None
+        return cells.extend_along_normal(self.cell, self.parameters.padding)
+
+    @property
+    def _has_background(self) -> bool:
+        return self.boundary in ("3d", "finite-field", "displacement", "slab")
+
+    def energy(self, charges: Tensor) -> Tensor:
+        """1/2 q'Kq in eV, on-site Gaussian energy included, linear field terms not."""
+        x, s = self.positions, self.smearing
+        on_site = 0.5 * (gaussians.on_site_diagonal(s) * charges**2).sum()
+        total = on_site + self._interaction(charges)
+        if self.excluded is not None:
+            i, j, shifts = self.excluded
+            h = x.new_zeros((3, 3)) if self.cell is None else self.cell
+            total = total + dispatch.exclusion_energy(x, charges, h, s, i, j, shifts)
+        if self._has_background:
+            gaussian = self.background == "gaussian"
+            alpha = self.parameters.splitting
+            h = self.k_cell
+            total = total + slab.background_energy(charges, s, cells.volume(h), alpha, gaussian)
+            if self.boundary == "slab":
+                total = total + slab.slab_energy(x, charges, s, h, gaussian)
+            if self.boundary == "displacement":
+                total = total + fields.polarization_energy(x, charges, h)
+        return self.coulomb_constant * total
+
+    def _interaction(self, charges: Tensor) -> Tensor:
+        """Real space, waves and the self-interaction of the splitting, in e²/Å."""
+        x, s, p = self.positions, self.smearing, self.parameters
+        if self.boundary == "open":
+            return exact.open_energy(x, charges, s)
+        h = self.k_cell
+        if self.boundary == "slab-exact":
+            return exact.planar_energy(x, charges, h, s, p)
+        if p.method == "exact":
+            return exact.periodic_energy(x, charges, h, s, p)
+        assert self.pairs is not None
+        if self.waves is not None:
+            return ewald.energy(x, charges, h, s, self.pairs, self.waves, p)
+        return pme.energy(x, charges, h, s, self.pairs, p)
+
+    def potential(self, charges: Tensor) -> Tensor:
+        """(n,) dE/dq_i = (Kq)_i in V, without graph."""
+        with torch.enable_grad():
+            leaf = charges.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.detached().energy(leaf), leaf)
+        return gradient
+
+    def detached(self) -> "System":
+        """The same system without graph."""
+        cell = None if self.cell is None else self.cell.detach()
+        return replace(
+            self, positions=self.positions.detach(), cell=cell, smearing=self.smearing.detach()
+        )
+
+    def matrix(self) -> Tensor:
+        """K (n,n) in eV/e², differentiable with respect to positions, cell and smearing.
+
+        For "pme" the columns are the mesh's own potentials of unit charges (and carry no graph).
+        """
+        x, s, p = self.positions, self.smearing, self.parameters
+        n = len(x)
+        if p.method == "pme":
+            return torch.stack([self.potential(unit) for unit in torch.eye(n, dtype=x.dtype)], dim=1)
+        total = torch.diag(gaussians.on_site_diagonal(s))
+        if self.boundary == "open":
+            total = total + exact.open_matrix(x, s)
+        elif self.boundary == "slab-exact":
+            total = total + exact.planar_matrix(x, self.k_cell, s, p)
+        elif p.method == "exact":
+            total = total + exact.periodic_matrix(x, self.k_cell, s, p)
+        else:
+            assert self.pairs is not None and self.waves is not None
+            total = total + ewald.matrix(x, self.k_cell, s, self.pairs, self.waves, p)
+        if self.excluded is not None:
+            total = total - exact.exclusion_matrix(x, self.cell, s, self.excluded)
+        if self._has_background:
+            gaussian, h = self.background == "gaussian", self.k_cell
+            total = total + slab.background_matrix(s, cells.volume(h), p.splitting, gaussian)
+            if self.boundary == "slab":
+                total = total + slab.slab_matrix(x, s, h, gaussian)
+            if self.boundary == "displacement":
+                total = total + fields.polarization_matrix(x, h)
+        return self.coulomb_constant * total
+

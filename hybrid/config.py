@@ -1,0 +1,385 @@
+"""The configuration of `grahame run`: one YAML file, every key checked, every unit in its name or description.
+
+Unknown keys are refused with the nearest known one; `explain` turns a validation error into sentences of the
+form `<name> = <value> <unit> must <rule>: <what to do>`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from grahame.hybrid.conditions import Ramp
+from grahame.hybrid.config_errors import explain, explain_yaml
+
+__all__ = ["RunConfig", "explain", "load_config", "parse_config"]
+
+
+def _unit(unit: str, description: str, **rules: Any) -> Any:
+    """Metadata of one number: its unit (shown in errors), what it is, its bounds."""
+    return Field(description=description, json_schema_extra={"unit": unit}, **rules)
+
+
+def _wrong(key: str, value: object, rule: str, remedy: str) -> PydanticCustomError:
+    """An error that one key alone does not show, already in the house's words."""
+    context = {"key": key, "value": value, "rule": rule, "remedy": remedy}
+    return PydanticCustomError("house", "{key} must {rule}: {remedy}", context)
+
+
+def _lower(value: object) -> object:
+    """Names of methods and ensembles are accepted in any case: NVE, nve."""
+    return value.lower() if isinstance(value, str) else value
+
+
+AnyCase = BeforeValidator(_lower)
+
+
+Potential = Annotated[float, _unit("V", "held potential", ge=-100.0, le=100.0)]
+Temperature = Annotated[float, _unit("K", "temperature", gt=0.0, le=1e5)]
+Count = Annotated[int, Field(ge=1, description="number of repeats")]
+Interval = Annotated[int, _unit("steps", "number of steps between writings", ge=1)]
+
+
+class Block(BaseModel):
+    """A block of the file: no unknown keys, no nan, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, protected_namespaces=())
+
+
+class BuildConfig(Block):
+    """Arguments of `grahame.hybrid.build.build_cell`; what is left out keeps that function's default."""
+
+    surface: str = Field("Au(111)", description="electrode surface, element and facet")
+    size: tuple[Count, Count, Count] = Field((8, 8, 3), description="surface cells along a and b, and layers")
+    gap: Annotated[float, _unit("Å", "distance of the facing metal layers", gt=0.0)] = 27.0
+    water_density: Annotated[float, _unit("g/cm³", "water density", gt=0.0, le=5.0)] = 0.997
+    concentration: Annotated[float, _unit("mol/L", "salt concentration", ge=0.0, le=20.0)] = 1.0
+    ions: tuple[str, str] = Field(("Na", "Cl"), description="cation and anion")
+    film: bool = Field(False, description="a water film on one electrode instead of a filled gap")
+    vacuum: Annotated[float, _unit("Å", "empty space below and above", ge=0.0)] | None = None
+    periodic: bool | None = Field(None, description="periodic along c; left out: as the boundary needs")
+    contact: Annotated[float, _unit("Å", "closest approach of the liquid to the metal", gt=0.0)] = 2.7
+    waters: int | None = Field(None, ge=0, description="number of molecules, instead of water_density")
+    ion_pairs: int | None = Field(None, ge=0, description="number of ion pairs, instead of concentration")
+    seed: int = Field(0, ge=0, description="seed of the packing")
+
+    def arguments(self, periodic: bool) -> dict[str, Any]:
+        """Keywords for the builder, of the keys that were written."""
+        given = self.model_dump(exclude_unset=True, exclude_none=True)
+        return {"periodic": periodic} | given
+
+
+class StructureConfig(Block):
+    """Where the atoms come from: a file ASE reads, or a cell built here."""
+
+    file: str | None = Field(None, description="path, relative to the configuration file")
+    build: BuildConfig | None = Field(None, description="arguments of the cell builder")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StructureConfig:
+        if (self.file is None) == (self.build is None):
+            given = "file and build" if self.file is not None else "nothing"
+            raise _wrong("", given, "be exactly one of `file` and `build`", "write one of the two blocks")
+        return self
+
+
+class ClassicalConfig(Block):
+    """The classical short range: flexible or rigid water, ions, Lennard-Jones metals."""
+
+    kind: Literal["classical"] = "classical"
+    water: Annotated[Literal["spc/fw", "spc/e-rigid"], AnyCase] = Field("spc/fw", description="water model")
+    mixing: Literal["lorentz-berthelot", "geometric"] = Field(
+        "lorentz-berthelot", description="Lennard-Jones mixing rule"
+    )
+    cutoff: Annotated[float, _unit("Å", "Lennard-Jones cut-off", gt=0.0, le=100.0)] = 10.0
+    truncation: Literal["force-switch", "plain"] = Field(
+        "force-switch", description="end of the Lennard-Jones"
+    )
+
+
+Boundary = Literal["3d", "slab", "slab-exact", "finite-field", "displacement", "open"]
+
+
+class CoulombConfig(Block):
+    """Boundary, method and accuracy of the Coulomb operator."""
+
+    boundary: Annotated[Boundary, AnyCase] = "slab"
+    method: Annotated[Literal["auto", "exact", "ewald", "pme"], AnyCase] = "auto"
+    accuracy: Annotated[float, _unit("", "relative rms force error", gt=0.0, le=0.1)] = 1e-5
+    vacuum: Literal["auto"] | Annotated[float, _unit("Å", "padding of the k-space cell", ge=0.0)] = "auto"
+    background: Literal["gaussian", "point"] = "gaussian"
+    coulomb_constant: Annotated[float, _unit("eV Å/e²", "k", gt=0.0)] | None = None
+
+
+class ElectrodeConfig(Block):
+    """One electrode: which atoms, what is held, whether its atoms move."""
+
+    group: int | None = Field(None, ge=0, description="value in the atoms' array `electrode`")
+    indices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, description="atom indices from 0")
+    element: str | None = Field(None, description="all atoms of an element, with `side`")
+    side: Literal["bottom", "top"] | None = Field(None, description="which side of the widest gap along n")
+    potential: Potential | None = None
+    charge: Annotated[float, _unit("e", "held total charge")] | None = None
+    ramp: tuple[tuple[float, Potential], ...] | None = Field(
+        None, description="[time in ps from the start of `produce`, potential in V] points"
+    )
+    mobile: bool = Field(False, description="let the atoms of this electrode move")
+
+    @model_validator(mode="after")
+    def _selected_and_held(self) -> ElectrodeConfig:
+        chosen = [k for k in ("group", "indices", "element") if getattr(self, k) is not None]
+        if len(chosen) != 1:
+            raise _wrong(
+                "",
+                " and ".join(chosen) or "no atoms",
+                "select its atoms by exactly one of `group`, `indices` and `element` with `side`",
+                "in a built cell `group: 0` is the bottom and `group: 1` the top electrode",
+            )
+        if self.indices is not None and len(set(self.indices)) != len(self.indices):
+            twice = next(i for i in self.indices if self.indices.count(i) > 1)
+            raise _wrong("indices", f"{twice} twice", "name every atom once", "remove the repetition")
+        if self.indices == ():
+            raise _wrong(
+                "indices", "[]", "name at least one atom", "list atom indices or remove the electrode"
+            )
+        if (self.element is None) != (self.side is None):
+            given = "element" if self.element is not None else "side"
+            raise _wrong("", f"{given} alone", "give `element` and `side` together", "add the missing one")
+        held = [k for k in ("potential", "charge", "ramp") if getattr(self, k) is not None]
+        if len(held) != 1:
+            raise _wrong(
+                "",
+                " and ".join(held) or "nothing held",
+                "hold exactly one of `potential` (V), `charge` (e) and `ramp` ([ps, V] points)",
+                "write e.g. `potential: 1.0`",
+            )
+        if self.ramp is not None:
+            try:
+                Ramp.from_points(self.ramp)
+            except ValueError as error:
+                shown, _, message = str(error).partition(" must ")
+                rule, _, remedy = message.partition(": ")
+                raise _wrong("ramp", shown.partition(" = ")[2], rule, remedy) from error
+        return self
+
+
+Parameter = float | tuple[float, ...]
+
+
+class SolverConfig(Block):
+    """Electrode charges: one value for all electrodes or one per electrode."""
+
+    smearing: Annotated[Parameter, _unit("Å", "Gaussian width s of the electrode charges")] = 0.392
+    hardness: Annotated[Parameter, _unit("V/e", "J in 1/2 J q²")] = 0.0
+    electronegativity: Annotated[Parameter, _unit("V", "chi")] = 0.0
+    thomas_fermi_length: Annotated[Parameter, _unit("Å", "Thomas-Fermi length")] = 0.0
+    voronoi_volume: Annotated[Parameter, _unit("Å³", "volume per electrode atom")] | None = None
+    method: Literal["auto", "direct", "iterative"] = "auto"
+    tolerance: Annotated[float, _unit("", "relative residual of the iteration", gt=0.0, lt=1.0)] | None = None
+    total_charge: Annotated[float, _unit("e", "charge of the whole cell")] | None = 0.0
+
+
+class PotentiostatConfig(Block):
+    """Thermo-potentiostat: the cell voltage fluctuates as kT/C demands."""
+
+    temperature_K: Temperature = 300.0
+    time_constant_fs: Annotated[float, _unit("fs", "R C of the fluctuating charge", gt=0.0)] = 100.0
+
+
+class MinimiseConfig(Block):
+    """Relaxation by FIRE before any dynamics."""
+
+    fmax: Annotated[float, _unit("eV/Å", "largest force to stop at", gt=0.0)] = 0.5
+    steps: int = Field(200, ge=0, description="largest number of steps")
+
+
+class StageConfig(Block):
+    """One stretch of molecular dynamics."""
+
+    ensemble: Annotated[Literal["nve", "langevin", "nose-hoover"], AnyCase] = "langevin"
+    temperature_K: Temperature = 300.0
+    timestep_fs: Annotated[float, _unit("fs", "time step", gt=0.0, le=10.0)] = 0.5
+    time_ps: Annotated[float, _unit("ps", "length", ge=0.0)] | None = None
+    steps: int | None = Field(None, ge=0, description="length in steps, instead of time_ps")
+    friction_per_ps: Annotated[float, _unit("1/ps", "Langevin friction", gt=0.0, le=1000.0)] = 5.0
+    relaxation_time_fs: Annotated[float, _unit("fs", "Nosé-Hoover relaxation time", gt=0.0)] = 100.0
+    chain_length: int = Field(3, ge=1, le=20, description="Nosé-Hoover thermostats in the chain")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> StageConfig:
+        if (self.time_ps is None) == (self.steps is None):
+            given = "time_ps and steps" if self.steps is not None else "no length"
+            raise _wrong("", given, "give exactly one of `time_ps` and `steps`", "write e.g. `time_ps: 10`")
+        return self
+
+    @property
+    def n_steps(self) -> int:
+        """Number of time steps."""
+        if self.steps is not None:
+            return self.steps
+        assert self.time_ps is not None
+        return round(1000.0 * self.time_ps / self.timestep_fs)
+
+
+class DynamicsConfig(Block):
+    """Minimise, equilibrate, produce: in this order, each one optional."""
+
+    minimise: MinimiseConfig | None = None
+    equilibrate: StageConfig | None = None
+    produce: StageConfig | None = None
+    seed: int = Field(0, ge=0, description="seed of velocities, Langevin noise and the potentiostat")
+
+
+class OutputConfig(Block):
+    """What is written and how often."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="stem of all file names")
+    folder: str = Field(".", description="folder of all files, relative to the working directory")
+    trajectory_interval: Interval = 200
+    log_interval: Interval = 20
+    checkpoint_interval: Interval = 1000
+    ase_trajectory: bool = Field(False, description="at the end also write <name>.traj, ASE's binary format")
+    overwrite: bool = Field(False, description="replace the files of an earlier run of this name")
+
+
+class RunConfig(Block):
+    """Everything `grahame run` needs."""
+
+    structure: StructureConfig
+    short_range: ClassicalConfig = ClassicalConfig()
+    coulomb: CoulombConfig = CoulombConfig()
+    electrodes: tuple[ElectrodeConfig, ...] = ()
+    field: Annotated[float, _unit("V/Å", "field along the surface normal")] | None = None
+    displacement: Annotated[float, _unit("V/Å", "D/eps0 along the surface normal")] | None = None
+    solver: SolverConfig = SolverConfig()
+    thermo_potentiostat: PotentiostatConfig | None = None
+    dynamics: DynamicsConfig
+    output: OutputConfig = OutputConfig()
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def structure_path(self) -> Path | None:
+        """The structure file, or None for a built cell."""
+        return None if self.structure.file is None else self._folder / self.structure.file
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        boundary = self.coulomb.boundary
+        if boundary == "displacement" and self.displacement is None:
+            raise _wrong(
+                "displacement", "nothing", "be given with this boundary", "add `displacement` in V/Å"
+            )
+        if boundary != "displacement" and self.displacement is not None:
+            raise _wrong(
+                "displacement",
+                f"{self.displacement:g} V/Å",
+                f"come with `boundary: displacement`, not {boundary}",
+                "change coulomb.boundary or remove `displacement`",
+            )
+        if self.field is not None and boundary not in ("3d", "slab", "slab-exact"):
+            raise _wrong(
+                "field",
+                f"{self.field:g} V/Å",
+                f"come with a boundary that takes a field (3d, slab, slab-exact), not {boundary}",
+                "remove `field`",
+            )
+        count = len(self.electrodes)
+        for key in ("smearing", "hardness", "electronegativity", "thomas_fermi_length", "voronoi_volume"):
+            value = getattr(self.solver, key)
+            if isinstance(value, tuple) and len(value) != count:
+                raise _wrong(
+                    f"solver.{key}",
+                    f"{len(value)} values",
+                    f"be one value or one per electrode ({count})",
+                    f"write one number or {count} numbers",
+                )
+        groups = [e.group for e in self.electrodes if e.group is not None]
+        for group in sorted(set(groups)):
+            if groups.count(group) > 1:
+                raise _wrong(
+                    "electrodes", f"group {group} twice", "use every group once", "give each its own group"
+                )
+        if self.thermo_potentiostat is not None:
+            held = sum(e.charge is None for e in self.electrodes)
+            if count != 2 or held != 2:
+                raise _wrong(
+                    "thermo_potentiostat",
+                    f"{count} electrodes, {held} of them at a potential",
+                    "have exactly two electrodes, both at held potentials",
+                    "add the second potential or remove `thermo_potentiostat`",
+                )
+        return self
+
+
+def parse_config(data: object, folder: Path | str = ".") -> RunConfig:
+    """A checked configuration from nested dicts.
+
+    Args:
+        data: what a YAML reader returns.
+        folder: what `structure.file` is relative to.
+    Raises:
+        ValueError: one sentence per wrong key.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(
+            f"configuration = {data!r} must be a mapping of keys: start with `structure:` and `dynamics:` blocks"
+        )
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from None
+    config._folder = Path(folder)
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without silent duplicates: of two equal keys the reader would keep the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise ValueError(
+                f"{key} = given in lines {seen[key]} and {line} must appear once: remove one of the two"
+            )
+        seen[key] = line
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_config(path: str | Path) -> RunConfig:
+    """Read and check the configuration of a run.
+
+    Args:
+        path: a YAML file; `structure.file` in it is relative to its folder.
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not YAML, or one sentence per wrong key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config = {path} must be a file: give the path of a YAML configuration")
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except UnicodeDecodeError:
+        raise ValueError(f"config = {path} must be text in UTF-8: give the path of a YAML file") from None
+    except yaml.YAMLError as error:
+        raise ValueError(explain_yaml(path, error)) from None
+    return parse_config(data, path.parent)

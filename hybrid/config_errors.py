@@ -1,0 +1,178 @@
+"""Sentences for wrong configurations: which key, which value, which rule, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+_RULES = {
+    "greater_than": "be greater than {gt}",
+    "greater_than_equal": "be at least {ge}",
+    "less_than": "be less than {lt}",
+    "less_than_equal": "be at most {le}",
+    "too_short": "hold at least {min_length} values",
+    "too_long": "hold at most {max_length} values",
+    "finite_number": "be finite",
+    "string_pattern_mismatch": "start with a letter or digit and hold only letters, digits and . _ + -",
+}
+_TYPES = {
+    "float_parsing": "be a number",
+    "float_type": "be a number",
+    "int_parsing": "be a whole number",
+    "int_type": "be a whole number",
+    "int_from_float": "be a whole number",
+    "bool_parsing": "be true or false",
+    "bool_type": "be true or false",
+    "string_type": "be text",
+    "tuple_type": "be a list",
+    "list_type": "be a list",
+    "model_type": "be a block of keys",
+    "model_attributes_type": "be a block of keys",
+    "dict_type": "be a block of keys",
+}
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """All blocks that an annotation admits (`X | None`, `tuple[X, ...]`)."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _models(part)
+
+
+def _metadata(annotation: Any) -> Iterator[FieldInfo]:
+    for part in getattr(annotation, "__metadata__", ()):
+        if isinstance(part, FieldInfo):
+            yield part
+    for part in typing.get_args(annotation):
+        yield from _metadata(part)
+
+
+def _describe(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[type[BaseModel], str, str]:
+    """The block that holds the last key of a location, and that key's unit and description."""
+    unit = description = ""
+    for part in location:
+        if not isinstance(part, str) or part not in model.model_fields:
+            continue
+        info = model.model_fields[part]
+        unit = description = ""
+        for source in (*_metadata(info.annotation), info):
+            extra = source.json_schema_extra
+            if isinstance(extra, dict) and "unit" in extra:
+                unit = str(extra["unit"])
+            description = source.description or description
+        for inner in _models(info.annotation):
+            model, unit, description = inner, "", description
+    return model, unit, description
+
+
+def _name(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """Dotted name; the labels that a union adds (`float`, `literal[...]`) are no keys of the file."""
+    parts: list[str] = []
+    for part in location:
+        if isinstance(part, int):
+            parts.append(f"[{part}]")
+        elif part in model.model_fields:
+            parts.append(f".{part}")
+            for inner in _models(model.model_fields[part].annotation):
+                model = inner
+    return "".join(parts).lstrip(".")
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _sentence(root: type[BaseModel], error: ErrorDetails) -> str:
+    location, kind, value = error["loc"], error["type"], error["input"]
+    context = error.get("ctx", {})
+    if kind == "extra_forbidden":
+        block, _, _ = _describe(root, location[:-1])
+        prefix = _name(root, location[:-1])
+        key = str(location[-1])
+        known = sorted(block.model_fields)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        remedy = f"did you mean `{near[0]}`?" if near else f"the keys here are {', '.join(known)}"
+        return f"{f'{prefix}.{key}'.lstrip('.')} = {_show(value)} must be a known key: {remedy}"
+    name = _name(root, location) or "configuration"
+    _, unit, description = _describe(root, location)
+    if kind == "missing":
+        return f"{name} = nothing must be given: add the key `{name.rpartition('.')[2]}`"
+    if kind == "house":
+        name = ".".join(part for part in (_name(root, location), str(context["key"])) if part)
+        return f"{name or 'configuration'} = {context['value']} must {context['rule']}: {context['remedy']}"
+    shown = f"{_show(value)} {unit}".rstrip() if isinstance(value, int | float) else _show(value)
+    if kind == "literal_error":
+        choices = [c.strip("' ") for c in str(context["expected"]).replace(" or ", ",").split(",")]
+        near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.5)
+        remedy = f"did you mean `{near[0]}`?" if near else "choose one of them"
+        return f"{name} = {shown} must be one of {', '.join(choices)}: {remedy}"
+    remedy = (
+        f"give the {description} in {unit}"
+        if unit
+        else f"give the {description}"
+        if description
+        else "change it"
+    )
+    if kind in _RULES:
+        bounds = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
+        rule = _RULES[kind].format(**bounds) + (f" {unit}" if unit and "_than" in kind else "")
+        return f"{name} = {shown} must {rule}: {remedy}"
+    if kind in _TYPES or kind == "house-type":
+        rule = context["rule"] if kind == "house-type" else _TYPES[kind]
+        return f"{name} = {shown} must {rule}: {remedy}{', without writing the unit' if unit else ''}"
+    return f"{name} = {shown} must be valid: {error['msg'][:1].lower()}{error['msg'][1:]}; {remedy}"
+
+
+def _representative(errors: list[ErrorDetails]) -> ErrorDetails:
+    """Of the branches of a union (a word or a number, a number or a list) the one that was meant."""
+    if len(errors) == 1:
+        return errors[0]
+    value = errors[0]["input"]
+    if isinstance(value, int | float):
+        bounds = [e for e in errors if e["type"] in _RULES]
+        return bounds[0] if bounds else errors[0]
+    if isinstance(value, list | tuple):
+        return errors[-1]
+    words = [e for e in errors if e["type"] == "literal_error"]
+    numbers = [e for e in errors if e["type"] == "float_parsing"]
+    if words and numbers:
+        choice = f"be {words[0]['ctx']['expected']} or a number".replace("'", "`")
+        return {**numbers[0], "type": "house-type", "ctx": {"rule": choice}}
+    return errors[0]
+
+
+def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str:
+    """One sentence per wrong key, in the house's form, joined by newlines.
+
+    Args:
+        error: what pydantic raised for `model` (the run configuration when left out).
+        model: the outermost block.
+    """
+    if model is None:
+        from grahame.hybrid.config import RunConfig
+
+        model = RunConfig
+    by_key: dict[str, list[ErrorDetails]] = {}
+    for number, detail in enumerate(error.errors(include_url=False)):
+        own = detail["type"] in ("extra_forbidden", "house")
+        by_key.setdefault(str(number) if own else _name(model, detail["loc"]), []).append(detail)
+    sentences = [_sentence(model, _representative(details)) for details in by_key.values()]
+    return "\n".join(sentences)
+
+
+def explain_yaml(path: Path, error: yaml.YAMLError) -> str:
+    """One sentence for a file that is not YAML."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "it cannot be read"
+    where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return f"config = {path}{where} must be YAML: {problem}; check the indentation, colons and quotes there"

@@ -1,0 +1,137 @@
+"""Integrators of a run: ASE's, a Nosé-Hoover chain that knows constraints, and what a restart must restore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.md.langevin import Langevin
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import FIRE
+from numpy.typing import NDArray
+
+from grahame.hybrid.config import StageConfig
+
+Floats = NDArray[np.float64]
+
+
+class NoseHooverChain(VelocityVerlet):  # type: ignore[misc]
+    """Velocity Verlet between half steps of a chain of thermostats.
+
+        dp/dt = F - p p_1/Q_1,  dp_1/dt = sum p²/m - N_f kT - p_1 p_2/Q_2, ...,  Q_1 = N_f kT tau², Q_j = kT tau²
+
+    N_f counts the degrees of freedom that constraints leave, so frozen electrodes do not heat the liquid. The
+    thermostat only scales momenta, which keeps frozen atoms and rigid molecules as they are. Conserved:
+    Omega + kinetic + sum p_j²/2Q_j + N_f kT eta_1 + kT sum_{j>1} eta_j.
+
+    Args:
+        atoms: with calculator and constraints; timestep in ASE's unit; temperature in K.
+        relaxation: tau in ASE's unit of time.
+        chain: number of thermostats.
+    Source: Martyna, Tuckerman, Tobias and Klein, Mol. Phys. 87, 1117 (1996).
+    """
+
+    # Fourth-order Suzuki-Yoshida weights.
+    _WEIGHTS = (1 / (2 - 2 ** (1 / 3)), -(2 ** (1 / 3)) / (2 - 2 ** (1 / 3)), 1 / (2 - 2 ** (1 / 3)))
+
+    def __init__(
+        self, atoms: Atoms, timestep: float, temperature: float, relaxation: float, chain: int = 3
+    ) -> None:
+        super().__init__(atoms, timestep)
+        self.kT = units.kB * temperature
+        self.freedom = int(atoms.get_number_of_degrees_of_freedom())
+        self.inertia = np.full(chain, self.kT * relaxation**2)
+        self.inertia[0] *= self.freedom
+        self.eta = np.zeros(chain)
+        self.p_eta = np.zeros(chain)
+
+    def step(self, forces: Floats | None = None) -> Floats:
+        """One time step."""
+        self._half_step()
+        forces = super().step(forces)
+        self._half_step()
+        return forces
+
+    def _half_step(self) -> None:
+        momenta = self.atoms.get_momenta()
+        twice_kinetic = float(np.sum(momenta**2 / self.masses))
+        scale = 1.0
+        last = len(self.eta) - 1
+        p, q = self.p_eta, self.inertia
+
+        def kick(j: int, dt: float) -> None:
+            drag = np.exp(-0.25 * dt * p[j + 1] / q[j + 1]) if j < last else 1.0
+            push = twice_kinetic - self.freedom * self.kT if j == 0 else p[j - 1] ** 2 / q[j - 1] - self.kT
+            p[j] = (p[j] * drag + 0.5 * dt * push) * drag
+
+        for weight in self._WEIGHTS:
+            dt = 0.5 * self.dt * weight
+            for j in range(last, -1, -1):
+                kick(j, dt)
+            factor = float(np.exp(-dt * p[0] / q[0]))
+            scale *= factor
+            twice_kinetic *= factor**2
+            self.eta += dt * p / q
+            for j in range(last + 1):
+                kick(j, dt)
+        self.atoms.set_momenta(momenta * scale, apply_constraint=False)
+
+    def thermostat_energy(self) -> float:
+        """Part of the conserved energy that the thermostats hold, eV."""
+        own = float(np.sum(0.5 * self.p_eta**2 / self.inertia))
+        return own + self.kT * (self.freedom * float(self.eta[0]) + float(self.eta[1:].sum()))
+
+
+def make_integrator(atoms: Atoms, stage: StageConfig, rng: np.random.Generator) -> Any:
+    """The integrator of a stage; Langevin noise comes from `rng`."""
+    timestep = stage.timestep_fs * units.fs
+    if stage.ensemble == "nve":
+        return VelocityVerlet(atoms, timestep)
+    if stage.ensemble == "nose-hoover":
+        tau = stage.relaxation_time_fs * units.fs
+        return NoseHooverChain(atoms, timestep, stage.temperature_K, tau, stage.chain_length)
+    friction = stage.friction_per_ps / (1000.0 * units.fs)
+    # fixcm=True would not sample the canonical distribution.
+    return Langevin(
+        atoms, timestep, temperature_K=stage.temperature_K, friction=friction, fixcm=False, rng=rng
+    )
+
+
+def make_optimizer(atoms: Atoms) -> Any:
+    """FIRE without a log of its own."""
+    return FIRE(atoms, logfile=None)
+
+
+def integrator_state(integrator: Any) -> dict[str, NDArray[Any]]:
+    """Numbers inside an integrator or optimizer that the next step depends on."""
+    names = ("eta", "p_eta") if isinstance(integrator, NoseHooverChain) else ()
+    if isinstance(integrator, FIRE):
+        names = ("v", "vel", "dt", "a", "Nsteps")
+    return {n: np.asarray(getattr(integrator, n)) for n in names if getattr(integrator, n, None) is not None}
+
+
+def load_integrator_state(integrator: Any, state: dict[str, NDArray[Any]]) -> None:
+    """Restore what `integrator_state` returned."""
+    for name, value in state.items():
+        setattr(integrator, name, value.item() if value.ndim == 0 else np.array(value))
+
+
+def draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
+    """Maxwell-Boltzmann momenta at a temperature (K), constraints respected, scaled to it exactly.
+
+    Without anything that holds the atoms in place the momentum of the whole is removed.
+    """
+    masses = atoms.get_masses()[:, None]
+    momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
+    if not atoms.constraints:
+        momenta -= masses * momenta.sum(axis=0) / masses.sum()
+    atoms.set_momenta(momenta)
+    freedom = atoms.get_number_of_degrees_of_freedom()
+    if freedom <= 0:
+        raise ValueError(
+            "degrees of freedom = 0 must be positive: let an electrode move or remove the dynamics stages"
+        )
+    now = 2.0 * atoms.get_kinetic_energy() / (freedom * units.kB)
+    if now > 0:
+        atoms.set_momenta(atoms.get_momenta() * np.sqrt(temperature / now))

@@ -1,0 +1,432 @@
+"""The run loop: minimise, equilibrate, produce, with files that survive a kill and an exact restart."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.io import iread, write
+from numpy.typing import NDArray
+
+from grahame.hybrid.conditions import Ramp, potentials_at
+from grahame.hybrid.config import MinimiseConfig, RunConfig, StageConfig, parse_config
+from grahame.hybrid.engines.checkpoint import (
+    Checkpoint,
+    Progress,
+    changed_keys,
+    load_checkpoint,
+    save_checkpoint,
+)
+from grahame.hybrid.engines.files import Output, frame_text, write_atomically
+from grahame.hybrid.engines.integrators import (
+    NoseHooverChain,
+    draw_momenta,
+    integrator_state,
+    load_integrator_state,
+    make_integrator,
+    make_optimizer,
+)
+from grahame.hybrid.engines.progress import Bar, StopFlag
+from grahame.hybrid.engines.provenance import provenance
+from grahame.hybrid.engines.setup import Simulation, load_structure, prepare
+
+STAGES = ("minimise", "equilibrate", "produce")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Files of a run."""
+
+    trajectory: Path
+    log: Path
+    checkpoint: Path
+    provenance: Path
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Paths:
+        """`folder/name` with the four endings."""
+        stem = Path(config.output.folder) / config.output.name
+        return cls(
+            *(
+                stem.with_name(stem.name + e)
+                for e in (".extxyz", ".csv", ".checkpoint.npz", ".provenance.json")
+            )
+        )
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did.
+
+    Attributes:
+        completed: False when it was stopped by a signal; `restart` continues it.
+        atoms: number of atoms; steps: done altogether; time_ps: simulated, minimisation not counted.
+        wall_s: wall-clock seconds, restarts included; ns_per_day: of the dynamics of this call.
+        temperature_K: mean over production (None without one).
+        electrode_charges: mean over production, e; electrode_potentials: mean over production, V.
+        drift: slope of the conserved energy over production, meV/atom/ps, where one is conserved.
+        trajectory, log, checkpoint, provenance: the files.
+    """
+
+    completed: bool
+    atoms: int
+    steps: int
+    time_ps: float
+    wall_s: float
+    ns_per_day: float
+    temperature_K: float | None
+    electrode_charges: list[float]
+    electrode_potentials: list[float]
+    drift: float | None
+    trajectory: Path
+    log: Path
+    checkpoint: Path
+    provenance: Path
+
+
+def log_columns(electrodes: int) -> list[str]:
+    """Columns of the log, units in the names."""
+    per = [f"electrode_{g}_{kind}" for kind in ("charge_e", "potential_V") for g in range(electrodes)]
+    return [
+        "step",
+        "stage",
+        "time_ps",
+        "temperature_K",
+        "kinetic_eV",
+        "omega_eV",
+        "internal_eV",
+        "work_eV",
+        "conserved_eV",
+        *per,
+        "fmax_eV_per_A",
+        "solver_iterations",
+    ]
+
+
+class _Run:
+    """One run in progress: the simulation, where it stands, its random numbers and its files."""
+
+    def __init__(self, config: RunConfig, restart: bool) -> None:
+        self.config = config
+        self.paths = Paths.of(config)
+        self.rng = np.random.default_rng(config.dynamics.seed)
+        self.progress = Progress()
+        self.integrator: Any = None
+        self.integrator_state: dict[str, NDArray[Any]] = {}
+        self.last_checkpoint = 0
+        self.continued = restart and self.paths.checkpoint.exists()
+        if restart and not self.continued and (self.paths.trajectory.exists() or self.paths.log.exists()):
+            raise FileNotFoundError(
+                f"checkpoint = {self.paths.checkpoint} must exist beside the trajectory: start again under another "
+                "output.name or with output.overwrite: true"
+            )
+        if self.continued:
+            self._continue(load_checkpoint(self.paths.checkpoint))
+        else:
+            self._refuse_existing()
+            self.simulation = prepare(config, load_structure(config))
+            self.simulation.atoms.get_forces()  # what the terms refuse is said before any file exists
+            self._check_finite()
+
+    def _refuse_existing(self) -> None:
+        existing = [p for p in (self.paths.checkpoint, self.paths.trajectory, self.paths.log) if p.exists()]
+        if existing and not self.config.output.overwrite:
+            raise FileExistsError(
+                f"output = {existing[0]} must not exist yet: continue that run with restart, choose another "
+                "output.name, or set output.overwrite: true"
+            )
+
+    def _continue(self, saved: Checkpoint) -> None:
+        new = json.loads(self.config.model_dump_json())
+        changed = changed_keys(saved.config, new)
+        produce = self.config.dynamics.produce
+        before = parse_config(saved.config).dynamics.produce
+        if produce is not None and before is not None and produce.n_steps >= before.n_steps:
+            # A longer production changes nothing that was computed.
+            changed = [k for k in changed if k not in ("dynamics.produce.steps", "dynamics.produce.time_ps")]
+        if changed:
+            raise ValueError(
+                f"config = changed in {', '.join(changed)} must equal that of the checkpoint: change it back, or "
+                "start a new run under another output.name"
+            )
+        self.progress = saved.progress
+        self.last_checkpoint = saved.progress.step
+        self.rng.bit_generator.state = saved.rng
+        self.integrator_state = saved.integrator
+        self.simulation = prepare(self.config, saved.start)
+        atoms = self.simulation.atoms
+        atoms.positions[:] = saved.positions
+        atoms.set_momenta(saved.momenta, apply_constraint=False)
+        self.simulation.calculator.load_state(saved.calculator, atoms)
+
+    # ------------------------------------------------------------------ loop
+
+    def go(self, progress: bool) -> RunSummary:
+        if not self.continued:
+            self._start_files()
+        p = self.progress
+        began = time.perf_counter()
+        before, started_fs = p.wall_s, p.time_fs
+        columns = log_columns(len(self.config.electrodes))
+        lengths = (p.trajectory_bytes, p.log_bytes)
+        dynamics_s = 0.0
+        with (
+            StopFlag() as stop,
+            Output(self.paths.trajectory, self.paths.log, columns, lengths) as output,
+            Bar(progress) as bar,
+        ):
+            for name in STAGES:
+                block = getattr(self.config.dynamics, name)
+                if block is None or STAGES.index(name) < (STAGES.index(p.stage) if p.stage else 0):
+                    continue
+                if p.stage != name:
+                    self._enter(name, block)
+                else:
+                    self._make_integrator(block)
+                    load_integrator_state(self.integrator, self.integrator_state)
+                bar.stage(name, p.stage_step, self._length(block), getattr(block, "timestep_fs", None))
+                stage_began = time.perf_counter()
+                step = self._minimise if isinstance(block, MinimiseConfig) else self._advance
+                done = self._loop(
+                    name, block, step, output, bar, stop, lambda: before + time.perf_counter() - began
+                )
+                if name != "minimise":
+                    dynamics_s += time.perf_counter() - stage_began
+                if not done:
+                    break
+            else:
+                p.finished = True
+            p.wall_s = before + time.perf_counter() - began
+            self._save(output)
+        if p.finished and self.config.output.ase_trajectory:
+            self._write_ase_trajectory()
+        speed = 1e-6 * (p.time_fs - started_fs) / dynamics_s * 86400.0 if dynamics_s > 0 else 0.0
+        return self._summary(speed)
+
+    def _loop(
+        self,
+        name: str,
+        block: MinimiseConfig | StageConfig,
+        advance: Callable[[Any], bool],
+        output: Output,
+        bar: Bar,
+        stop: StopFlag,
+        wall: Callable[[], float],
+    ) -> bool:
+        """Steps of one stage; True when the stage is complete."""
+        p, out = self.progress, self.config.output
+        total = self._length(block)
+        if p.stage_step == 0:
+            self._write(name, output, log=True, frame=name != "minimise")
+        while p.stage_step < total:
+            if stop.requested:
+                return False
+            try:
+                if not advance(block):
+                    break
+                p.stage_step += 1
+                p.step += 1
+                self._check_finite()
+            except (ValueError, RuntimeError, ArithmeticError) as error:
+                raise RuntimeError(
+                    f"{error} (in step {p.stage_step} of {name}; the files hold what came before, the last "
+                    f"checkpoint is at step {self.last_checkpoint} of the run)"
+                ) from error
+            self._write(
+                name,
+                output,
+                log=p.stage_step % out.log_interval == 0,
+                frame=name != "minimise" and p.stage_step % out.trajectory_interval == 0,
+            )
+            if p.stage_step % out.checkpoint_interval == 0:
+                p.wall_s = wall()
+                self._save(output)
+            bar.update(p.stage_step, self.simulation.calculator.results["electrode_charges"])
+        return True
+
+    def _enter(self, name: str, block: MinimiseConfig | StageConfig) -> None:
+        self.progress.stage, self.progress.stage_step = name, 0
+        atoms = self.simulation.atoms
+        if isinstance(block, StageConfig) and not np.any(atoms.get_momenta()):
+            draw_momenta(atoms, block.temperature_K, self.rng)
+        self._make_integrator(block)
+
+    def _make_integrator(self, block: MinimiseConfig | StageConfig) -> None:
+        atoms = self.simulation.atoms
+        if isinstance(block, MinimiseConfig):
+            self.integrator = make_optimizer(atoms)
+        else:
+            self.integrator = make_integrator(atoms, block, self.rng)
+
+    @staticmethod
+    def _length(block: MinimiseConfig | StageConfig) -> int:
+        return block.steps if isinstance(block, MinimiseConfig) else block.n_steps
+
+    def _minimise(self, block: MinimiseConfig) -> bool:
+        """One step downhill; False when the largest force is small enough."""
+        if self._fmax() <= block.fmax:
+            return False
+        self.integrator.step()
+        return True
+
+    def _advance(self, block: StageConfig) -> bool:
+        """One time step under the potentials of its end."""
+        s, p = self.simulation, self.progress
+        forces = s.atoms.get_forces(md=True)
+        ramped = p.stage == "produce" and any(isinstance(h, Ramp) for h in s.held)
+        if not ramped:
+            self.integrator.step(forces)
+        else:
+            # The forces in hand belong to the potentials before, as the drive's energy balance needs.
+            old, charges = s.calculator.potentials, s.calculator.results["electrode_charges"]
+            new = potentials_at(s.held, 1e-3 * block.timestep_fs * (p.stage_step + 1))
+            s.calculator.set_potentials(new)
+            self.integrator.step(forces)
+            s.atoms.get_forces()
+            mean = 0.5 * (charges + s.calculator.results["electrode_charges"])
+            p.drive -= float(np.nansum(mean * (new - old)))
+        s.atoms.get_forces()
+        p.time_fs += block.timestep_fs
+        return True
+
+    def _fmax(self) -> float:
+        return float(np.sqrt((self.simulation.atoms.get_forces() ** 2).sum(axis=1).max()))
+
+    def _check_finite(self) -> None:
+        results = self.simulation.calculator.results
+        bad = np.flatnonzero(~np.isfinite(results["forces"]).all(axis=1))
+        if len(bad):
+            raise FloatingPointError(
+                f"forces[{bad[0]}] = {results['forces'][bad[0]]} eV/Å must be finite: minimise longer, or use a "
+                "shorter timestep_fs"
+            )
+
+    # ------------------------------------------------------------------ files
+
+    def _start_files(self) -> None:
+        paths = self.paths
+        paths.trajectory.parent.mkdir(parents=True, exist_ok=True)
+        for path in (paths.checkpoint, paths.trajectory, paths.log):
+            path.unlink(missing_ok=True)
+        record = provenance(self.config, self.simulation)
+        write_atomically(paths.provenance, (json.dumps(record, indent=1) + "\n").encode())
+        self._write_checkpoint()
+
+    def _save(self, output: Output) -> None:
+        self.progress.trajectory_bytes, self.progress.log_bytes = output.lengths()
+        self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        s = self.simulation
+        save_checkpoint(
+            self.paths.checkpoint,
+            Checkpoint(
+                config=json.loads(self.config.model_dump_json()),
+                progress=replace(self.progress),
+                rng=dict(self.rng.bit_generator.state),
+                start=s.start,
+                positions=s.atoms.get_positions(),
+                momenta=s.atoms.get_momenta(),
+                integrator={} if self.integrator is None else integrator_state(self.integrator),
+                calculator=s.calculator.state(),
+            ),
+        )
+        self.last_checkpoint = self.progress.step
+
+    def _write(self, name: str, output: Output, log: bool, frame: bool) -> None:
+        s, p = self.simulation, self.progress
+        results = s.calculator.results
+        if frame:
+            output.frame(frame_text(s.atoms, results, {"step": p.step, "stage": name, "time_fs": p.time_fs}))
+        if not log:
+            return
+        kinetic = float(s.atoms.get_kinetic_energy())
+        row: dict[str, Any] = {
+            "step": p.step,
+            "stage": name,
+            "time_ps": 1e-3 * p.time_fs,
+            "omega_eV": results["energy"],
+            "internal_eV": results["internal_energy"],
+            "work_eV": results["work"],
+            "solver_iterations": int(results["iterations"]),
+        }
+        for g, (q, v) in enumerate(zip(results["electrode_charges"], results["electrode_potentials"])):
+            row |= {f"electrode_{g}_charge_e": float(q), f"electrode_{g}_potential_V": float(v)}
+        if name == "minimise":
+            row["fmax_eV_per_A"] = self._fmax()
+        else:
+            row |= {
+                "kinetic_eV": kinetic,
+                "temperature_K": float(s.atoms.get_temperature()),
+                "conserved_eV": self._conserved(results["energy"] + kinetic),
+            }
+        output.log(row)
+
+    def _conserved(self, total: float) -> float | None:
+        """Omega + kinetic + what thermostat and ramps hold; None where nothing is conserved."""
+        block = getattr(self.config.dynamics, self.progress.stage)
+        ramped = any(isinstance(h, Ramp) for h in self.simulation.held)
+        if block.ensemble == "langevin" or (ramped and self.config.coulomb.boundary == "finite-field"):
+            return None
+        if isinstance(self.integrator, NoseHooverChain):
+            total += self.integrator.thermostat_energy()
+        return total - self.progress.drive
+
+    def _write_ase_trajectory(self) -> None:
+        path = self.paths.trajectory.with_suffix(".traj")
+        write(path, list(iread(self.paths.trajectory, format="extxyz")), format="traj")
+
+    def _summary(self, speed: float) -> RunSummary:
+        p, paths, groups = self.progress, self.paths, len(self.config.electrodes)
+        with open(paths.log, newline="") as file:
+            rows = [r for r in csv.DictReader(file) if r["stage"] == "produce"]
+
+        def column(name: str) -> NDArray[np.float64]:
+            return np.array([float(r[name]) if r[name] else np.nan for r in rows])
+
+        def means(kind: str) -> list[float]:
+            return [float(column(f"electrode_{g}_{kind}").mean()) for g in range(groups)] if rows else []
+
+        drift = None
+        if len(rows) > 2 and np.isfinite(column("conserved_eV")).all():
+            slope = np.polyfit(column("time_ps"), column("conserved_eV"), 1)[0]
+            drift = float(1000.0 * slope / len(self.simulation.atoms))
+        return RunSummary(
+            completed=p.finished,
+            atoms=len(self.simulation.atoms),
+            steps=p.step,
+            time_ps=1e-3 * p.time_fs,
+            wall_s=p.wall_s,
+            ns_per_day=speed,
+            temperature_K=float(column("temperature_K").mean()) if rows else None,
+            electrode_charges=means("charge_e"),
+            electrode_potentials=means("potential_V"),
+            drift=drift,
+            trajectory=paths.trajectory,
+            log=paths.log,
+            checkpoint=paths.checkpoint,
+            provenance=paths.provenance,
+        )
+
+
+def run(config: RunConfig, *, progress: bool = True, restart: bool = False) -> RunSummary:
+    """Minimise, equilibrate and produce as a configuration says.
+
+    Args:
+        config: from `load_config` or `parse_config`.
+        progress: show a progress bar on stderr.
+        restart: continue from the last checkpoint; without one, start from the beginning.
+    Returns:
+        What was done, with means over production.
+    Raises:
+        ValueError, FileNotFoundError: for wrong input, before any file is written.
+        FileExistsError: when output of this name exists and neither restart nor overwrite is asked for.
+        RuntimeError: when a step fails; the files then hold everything before it.
+    """
+    return _Run(config, restart).go(progress)

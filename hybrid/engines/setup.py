@@ -1,0 +1,233 @@
+"""From a configuration to atoms, calculator and constraints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms
+from ase.data import atomic_numbers
+from ase.io import read
+from numpy.typing import NDArray
+
+from grahame.electrostatics import Coulomb, Electrode
+from grahame.hybrid.calculator import HybridCalculator
+from grahame.hybrid.conditions import Ramp
+from grahame.hybrid.config import ElectrodeConfig, RunConfig
+from grahame.hybrid.shortrange.classical import ClassicalForceField
+from grahame.hybrid.unwrap import image_shifts
+
+Ints = NDArray[np.int64]
+
+
+@dataclass
+class Simulation:
+    """What a run works on.
+
+    Attributes:
+        start: the structure as it was given, before anything moved.
+        atoms: the structure that moves, with calculator and constraints; array `electrode` counts the
+            configuration's electrodes.
+        calculator: of `atoms`.
+        held: per electrode a constant potential (V), a ramp, or None where the charge is held.
+    """
+
+    start: Atoms
+    atoms: Atoms
+    calculator: HybridCalculator
+    held: list[float | Ramp | None]
+
+
+def load_structure(config: RunConfig) -> Atoms:
+    """Read or build the structure of a configuration.
+
+    Raises:
+        FileNotFoundError: when the file does not exist.
+        ValueError: when it cannot be read, holds no atoms, or the builder refuses.
+    """
+    boundary = config.coulomb.boundary
+    if config.structure.build is not None:
+        from grahame.hybrid.build import build_cell
+
+        return build_cell(
+            **config.structure.build.arguments(boundary in ("3d", "finite-field", "displacement"))
+        )
+    path = config.structure_path
+    assert path is not None
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"structure.file = {path} must be a file: give a path relative to the configuration"
+        )
+    try:
+        atoms = read(path)
+    except Exception as error:  # ASE's readers raise whatever their parsing meets
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"structure.file = {path} must be a complete structure file that ASE reads: {reason}"
+        ) from error
+    if not isinstance(atoms, Atoms) or len(atoms) == 0:
+        raise ValueError(f"structure.file = {path} must hold atoms: the file has none")
+    atoms.calc = None
+    return atoms
+
+
+def select(config: ElectrodeConfig, atoms: Atoms, number: int) -> Ints:
+    """Sorted atom indices of one electrode.
+
+    Args:
+        config: the selection by group, indices, or element and side.
+        atoms: the structure; number: of the electrode, for messages.
+    Raises:
+        ValueError: when it selects no atom, or atoms that do not exist.
+    """
+    name = f"electrodes[{number}]"
+    if config.indices is not None:
+        indices = np.sort(np.array(config.indices, dtype=np.int64))
+        if indices[-1] >= len(atoms):
+            raise ValueError(
+                f"{name}.indices = {indices[-1]} must be less than {len(atoms)}, the number of atoms: count from 0"
+            )
+        return indices
+    if config.group is not None:
+        array = atoms.arrays.get("electrode")
+        if array is None:
+            raise ValueError(
+                f"{name}.group = {config.group} must be found in the atoms' array `electrode`, which the structure "
+                "lacks: select by `indices` or by `element` and `side`"
+            )
+        chosen = np.flatnonzero(array == config.group)
+        if len(chosen) == 0:
+            present = sorted({int(g) for g in array if g >= 0})
+            raise ValueError(
+                f"{name}.group = {config.group} must name at least one atom: the structure has the groups {present}"
+            )
+        return chosen.astype(np.int64)
+    element = str(config.element)
+    if element not in atomic_numbers:
+        raise ValueError(f"{name}.element = {element!r} must be a chemical symbol: write e.g. Au")
+    chosen = np.flatnonzero(atoms.numbers == atomic_numbers[element])
+    if len(chosen) < 2:
+        raise ValueError(
+            f"{name}.element = {element} must have atoms on two sides: the structure has {len(chosen)} of it"
+        )
+    normal = np.cross(atoms.cell[0], atoms.cell[1])
+    z = atoms.positions[chosen] @ normal / np.linalg.norm(normal)
+    order = np.sort(z)
+    widest = int(np.argmax(np.diff(order)))
+    if order[widest + 1] - order[widest] < 4.0:
+        raise ValueError(
+            f"{name}.side = {config.side} must be one side of a gap of at least 4 Å along the normal: the widest "
+            f"between {element} atoms is {order[widest + 1] - order[widest]:.2f} Å; select by `indices`"
+        )
+    middle = 0.5 * (order[widest] + order[widest + 1])
+    return chosen[(z < middle) if config.side == "bottom" else (z > middle)].astype(np.int64)
+
+
+def select_all(config: RunConfig, atoms: Atoms) -> list[Ints]:
+    """Atom indices of every electrode; atoms in two electrodes are refused."""
+    groups = [select(e, atoms, g) for g, e in enumerate(config.electrodes)]
+    owner: dict[int, int] = {}
+    for g, members in enumerate(groups):
+        for atom in members.tolist():
+            if atom in owner:
+                raise ValueError(
+                    f"electrodes[{g}] = atom {atom} must belong to one electrode: it is in electrodes[{owner[atom]}] "
+                    "too; give every atom to one"
+                )
+            owner[atom] = g
+    return groups
+
+
+def _electrode(config: ElectrodeConfig, indices: Ints) -> Electrode:
+    if config.charge is not None:
+        return Electrode(indices, charge=config.charge)
+    if config.ramp is not None:
+        return Electrode(indices, potential=Ramp.from_points(config.ramp).at(0.0))
+    return Electrode(indices, potential=config.potential)
+
+
+def make_calculator(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> HybridCalculator:
+    """The calculator of a configuration for one structure; `groups` are the electrodes' atom indices."""
+    short = config.short_range
+    field = ClassicalForceField.from_atoms(
+        atoms,
+        electrodes=[g.tolist() for g in groups],
+        water=short.water,
+        mixing=short.mixing,
+        cutoff=short.cutoff,
+        truncation=short.truncation,
+    )
+    c, s = config.coulomb, config.solver
+    options: dict[str, Any] = {}
+    if c.coulomb_constant is not None:
+        options["coulomb_constant"] = c.coulomb_constant
+    coulomb = Coulomb(
+        boundary=c.boundary,
+        method=c.method,
+        accuracy=c.accuracy,
+        vacuum=c.vacuum,
+        background=c.background,
+        **options,
+    )
+    return HybridCalculator(
+        short_range=field,
+        coulomb=coulomb,
+        electrodes=[_electrode(e, g) for e, g in zip(config.electrodes, groups)],
+        field=config.field,
+        displacement=config.displacement,
+        smearing=s.smearing,
+        hardness=s.hardness,
+        electronegativity=s.electronegativity,
+        thomas_fermi_length=s.thomas_fermi_length,
+        voronoi_volume=s.voronoi_volume,
+        solver=s.method,
+        tolerance=s.tolerance,
+        total_charge=s.total_charge,
+    )
+
+
+def _constraints(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> list[Any]:
+    """Frozen electrodes, the structure's own constraints on other atoms, and rigid water."""
+    solved = np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64)
+    fixed = [g for e, g in zip(config.electrodes, groups) if not e.mobile]
+    others: list[Any] = []
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms):
+            fixed.append(np.setdiff1d(constraint.index, solved))
+        else:
+            others.append(constraint)
+    held = np.unique(np.concatenate(fixed)) if fixed else np.zeros(0, dtype=np.int64)
+    own = [FixAtoms(indices=held)] if len(held) else []
+    if config.short_range.water == "spc/e-rigid":
+        from grahame.hybrid.shortrange.rigid import rigid_water_constraints
+
+        others += rigid_water_constraints(atoms)
+    return own + others
+
+
+def prepare(config: RunConfig, start: Atoms) -> Simulation:
+    """Calculator, constraints and electrodes for a structure.
+
+    Atoms on the wrong side of the boundary along the normal are moved to their side at this point.
+    """
+    groups = select_all(config, start)
+    atoms = start.copy()
+    cell = np.array(atoms.cell)
+    shifts = image_shifts(atoms.positions, atoms.numbers, cell, groups, config.coulomb.boundary)
+    atoms.positions += shifts[:, None] * cell[2]
+    electrode = np.full(len(atoms), -1, dtype=np.int64)
+    for g, members in enumerate(groups):
+        electrode[members] = g
+    atoms.set_array("electrode", electrode)
+    calculator = make_calculator(config, atoms, groups)
+    atoms.set_constraint(_constraints(config, atoms, groups))
+    if atoms.has("momenta"):
+        atoms.set_momenta(atoms.get_momenta())  # frozen atoms lose theirs
+    atoms.calc = calculator
+    held = [
+        None if e.charge is not None else Ramp.from_points(e.ramp) if e.ramp is not None else e.potential
+        for e in config.electrodes
+    ]
+    return Simulation(start, atoms, calculator, held)

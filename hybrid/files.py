@@ -1,0 +1,108 @@
+"""Reading structures with one clear sentence when it fails; writing files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.data import chemical_symbols
+
+_TEXT = (".xyz", ".extxyz")
+
+
+@contextmanager
+def replacing(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` only when the block ends well.
+
+    Args:
+        path: the file to write.
+        overwrite: whether an existing file may be replaced.
+    Yields:
+        the temporary path, with the suffix of `path`.
+    Raises:
+        FileExistsError: when the file exists and may not be replaced.
+        FileNotFoundError: when its folder does not exist.
+    """
+    path = Path(path)
+    check_target(path, overwrite)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; the result gets what the user's umask says.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def check_target(path: str | Path, overwrite: bool) -> None:
+    """Refuse a file that cannot be written before any work is done for it.
+
+    Raises:
+        FileExistsError: when the file exists and may not be replaced.
+        FileNotFoundError: when its folder does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"output = {path} must be in an existing folder: create {path.parent} first")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"output = {path} must not exist yet: choose another name or add --overwrite")
+
+
+def read_structure(path: str | Path, index: int = -1) -> Atoms:
+    """One structure from any file that ASE reads.
+
+    Args:
+        path: the file; ASE recognises the format by name and content.
+        index: which frame of a trajectory.
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is not complete, not a structure, holds no atoms, or an atom of no element.
+    """
+    import ase.io
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"structure = {path} must be a file: give the path of a structure that ASE reads"
+        )
+    if path.suffix in _TEXT and not _ends_with_a_line(path):
+        raise ValueError(
+            f"structure = {path} must end with a complete line: the file is empty or cut off; write or copy it again"
+        )
+    try:
+        atoms = ase.io.read(path, index=index)
+    except Exception as error:  # whatever ASE's many readers raise, the user needs the file's name
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"structure = {path} must be a complete structure file that ASE reads: {reason[0].rstrip('.')}; check that "
+            "it is not cut off and that its name ends with its format"
+        ) from error
+    assert isinstance(atoms, Atoms)
+    if len(atoms) == 0:
+        raise ValueError(f"structure = {path} must hold at least one atom: it is empty")
+    unknown = np.flatnonzero(atoms.numbers < 1)
+    if len(unknown):
+        raise ValueError(
+            f"structure = {path}, atom {unknown[0]} must be an element, not {chemical_symbols[0]}: correct its symbol"
+        )
+    return atoms
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell() == 0:
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,249 @@
+"""The sum of terms: short range, electrolyte charges, electrode charges, one energy Omega and its forces.
+
+    Omega = E_SR(R) + min over q_s of { U(q_s, q_L(R), R) - sum over held groups of psi_g Q_g }
+
+The short range says which charges the electrolyte carries; the Coulomb operator and the electrode solve do
+the rest. Arrays only: no ASE, no files, no configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
+from grahame.hybrid.shortrange.base import ShortRange, ShortRangeResult
+from grahame.hybrid.unwrap import image_shifts
+
+Floats = NDArray[np.float64]
+PBC = tuple[bool, bool, bool]
+
+# (needed periodic directions, directions the short range repeats in). Along a slab's normal nothing repeats,
+# whatever the atoms' flag says: the flag only tells that positions may have been wrapped there.
+_PBC: dict[str, tuple[tuple[bool | None, bool | None, bool | None], PBC]] = {
+    "3d": ((True, True, True), (True, True, True)),
+    "finite-field": ((True, True, True), (True, True, True)),
+    "displacement": ((True, True, True), (True, True, True)),
+    "slab": ((True, True, None), (True, True, False)),
+    "slab-exact": ((True, True, None), (True, True, False)),
+    "open": ((False, False, False), (False, False, False)),
+}
+
+
+@dataclass(frozen=True)
+class HybridResult:
+    """Everything one evaluation gives.
+
+    Attributes:
+        energy: Omega, eV.
+        internal_energy: E_SR + U, eV; Omega = internal_energy - work (+ field_energy).
+        short_range_energy: E_SR, eV.
+        work: sum of psi_g Q_g over groups at held potentials, eV.
+        forces: (n, 3) -dOmega/dR, eV/Å.
+        stress: (3, 3) dOmega/d(strain)/V, eV/Å³, V of the user's cell; None where not asked for.
+        charges: (n,) e.
+        dipole: (3,) sum of q r, e Å; multivalued along periodic directions, and dependent on the origin in
+            charged cells.
+        electrode_charges: (groups,) e.
+        electrode_potentials: (groups,) V.
+        iterations, residual: of the iterative solver, 0 where it was not used.
+    """
+
+    energy: float
+    internal_energy: float
+    short_range_energy: float
+    work: float
+    forces: Floats
+    stress: Floats | None
+    charges: Floats
+    dipole: Floats
+    electrode_charges: Floats
+    electrode_potentials: Floats
+    iterations: int
+    residual: float
+
+
+class HybridPotential:
+    """Energy, forces and charges of atoms under held potentials, charges, a field or a displacement.
+
+    Args:
+        short_range: energy without Coulomb, electrolyte charges, widths and exclusions.
+        coulomb: the Coulomb operator with its boundary.
+        electrodes: groups of solved atoms; none gives plain electrostatics of the given charges.
+        field: V/Å, a vector or its component along the surface normal a x b; None for none.
+        displacement: D/eps0 along the surface normal, V/Å, with boundary "displacement".
+        total_charge: of the whole cell, e; None where a background carries the rest.
+        solve_options: smearing, hardness, ... as `ConstantPotential` takes them.
+    """
+
+    def __init__(
+        self,
+        short_range: ShortRange,
+        coulomb: Coulomb,
+        electrodes: Sequence[Electrode] = (),
+        *,
+        field: Any = None,
+        displacement: float | None = None,
+        total_charge: float | None = 0.0,
+        **solve_options: Any,
+    ) -> None:
+        self.short_range = short_range
+        self.coulomb = coulomb
+        self.electrodes = list(electrodes)
+        self.field = field
+        self.displacement = displacement
+        self.total_charge = total_charge
+        self.solver = ConstantPotential(self.electrodes, coulomb, **solve_options) if electrodes else None
+        self._indices = [np.asarray(e.indices, dtype=np.int64) for e in self.electrodes]
+
+    def evaluate(
+        self,
+        positions: Floats,
+        numbers: NDArray[np.int64],
+        cell: Floats,
+        pbc: PBC,
+        *,
+        potentials: Floats | None = None,
+        electrode_charges: Floats | None = None,
+        stress: bool = False,
+    ) -> HybridResult:
+        """One frame.
+
+        Args:
+            positions: (n, 3) Å; cell: (3, 3) Å rows; numbers: (n,) atomic numbers; pbc: periodic directions.
+            potentials, electrode_charges: override what the electrodes hold, V and e.
+            stress: compute the stress as well.
+        Raises:
+            ValueError: for positions that are not finite, pbc that does not fit the boundary, an atom whose
+                side of the boundary is ambiguous, and what the terms refuse.
+        """
+        repeated = self._check(positions, cell, pbc)
+        boundary = self.coulomb.boundary
+        shifts = image_shifts(positions, numbers, cell, self._indices, boundary)
+        if shifts.any():
+            positions = positions + shifts[:, None] * cell[2]
+        near = self.short_range.compute(positions, numbers, cell, repeated, stress)
+        box = None if boundary == "open" else cell
+        field = self._field(cell)
+        if self.solver is None:
+            return self._plain(positions, near, box, field, stress)
+        far = self.solver.solve(
+            positions,
+            near.charges,
+            box,
+            potentials=potentials,
+            electrode_charges=electrode_charges,
+            field=field,
+            displacement=self.displacement,
+            smearing=near.smearing,
+            exclusions=near.exclusions,
+            total_charge=self.total_charge,
+            forces=True,
+            stress=stress,
+        )
+        return HybridResult(
+            energy=near.energy + float(far.energy),
+            internal_energy=near.energy + float(far.internal_energy),
+            short_range_energy=near.energy,
+            work=float(far.work),
+            forces=near.forces + far.forces,
+            stress=self._stress(near.virial, far.stress, cell) if stress else None,
+            charges=np.asarray(far.charges),
+            dipole=np.asarray(far.charges) @ positions,
+            electrode_charges=np.asarray(far.electrode_charges),
+            electrode_potentials=np.asarray(far.potentials),
+            iterations=int(far.iterations),
+            residual=float(far.residual),
+        )
+
+    def _field(self, cell: Floats) -> Floats | None:
+        """The given field as a vector; a number is its component along a x b."""
+        if self.field is None:
+            return None
+        field = np.asarray(self.field, dtype=float)
+        if field.ndim:
+            return field
+        normal = np.cross(cell[0], cell[1])
+        return np.asarray(field * normal / np.linalg.norm(normal))
+
+    def _plain(
+        self,
+        positions: Floats,
+        near: ShortRangeResult,
+        box: Floats | None,
+        field: Floats | None,
+        stress: bool,
+    ) -> HybridResult:
+        far = self.coulomb(
+            positions,
+            near.charges,
+            box,
+            smearing=near.smearing,
+            exclusions=near.exclusions,
+            field=field,
+            displacement=self.displacement,
+            forces=True,
+            stress=stress,
+        )
+        energy = near.energy + float(far.energy)
+        return HybridResult(
+            energy=energy,
+            internal_energy=energy,
+            short_range_energy=near.energy,
+            work=0.0,
+            forces=near.forces + far.forces,
+            stress=None if box is None or not stress else self._stress(near.virial, far.stress, box),
+            charges=np.asarray(near.charges),
+            dipole=near.charges @ positions,
+            electrode_charges=np.zeros(0),
+            electrode_potentials=np.zeros(0),
+            iterations=0,
+            residual=0.0,
+        )
+
+    @staticmethod
+    def _stress(virial: Floats | None, coulomb: Floats | None, cell: Floats) -> Floats:
+        if virial is None or coulomb is None:
+            raise RuntimeError("stress = None must be computed by every term: ask for it where it is defined")
+        total: Floats = virial / abs(float(np.linalg.det(cell))) + coulomb
+        return 0.5 * (total + total.T)
+
+    def _check(self, positions: Floats, cell: Floats, pbc: PBC) -> PBC:
+        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+        if len(bad):
+            raise ValueError(
+                f"positions[{bad[0]}] = {positions[bad[0]]} Å must be finite: check the structure, or the time "
+                "step of the run"
+            )
+        needed, repeated = _PBC[self.coulomb.boundary]
+        if any(n is not None and n != p for n, p in zip(needed, pbc)):
+            flags = ", ".join(str(bool(n)) if n is not None else "False" for n in needed)
+            raise ValueError(
+                f"pbc = ({', '.join(str(bool(p)) for p in pbc)}) must be ({flags}) with boundary "
+                f"{self.coulomb.boundary}: set atoms.pbc or choose another boundary"
+            )
+        if self.coulomb.boundary != "open" and abs(float(np.linalg.det(cell))) < 1e-12:
+            raise ValueError(
+                f"cell volume = {abs(float(np.linalg.det(cell))):g} Å³ must be positive with boundary "
+                f"{self.coulomb.boundary}: give three independent cell vectors"
+            )
+        return repeated
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What the next result depends on beside its arguments: lists, solver history, chosen parameters."""
+        state = {f"short_range.{k}": v for k, v in self.short_range.state().items()}
+        far = self.solver.state() if self.solver is not None else self.coulomb.state()
+        return state | {f"coulomb.{k}": v for k, v in far.items()}
+
+    def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Restore what `state` returned."""
+
+        def part(prefix: str) -> dict[str, NDArray[Any]]:
+            return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+
+        self.short_range.load_state(part("short_range."))
+        (self.solver if self.solver is not None else self.coulomb).load_state(part("coulomb."))

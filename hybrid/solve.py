@@ -1,0 +1,252 @@
+"""One charge solve of one structure: what `grahame solve` computes, as a function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
+from grahame.hybrid.shortrange.classical import ClassicalForceField
+from grahame.hybrid.unwrap import image_shifts
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SolveReport:
+    """Electrode charges of one structure; energies are electrostatic, without the short range.
+
+    Attributes:
+        boundary: the boundary that was used.
+        charges_from: "file" or "classical", where the electrolyte's charges came from; "none" without any.
+        electrodes: group numbers, in the order of the next three.
+        electrode_charges: e; potentials: V; atoms: number of atoms of each.
+        capacitance: dQ_g/dpsi_h at fixed ions, e/V.
+        charges: e, all atoms.
+        energy: Omega, eV; internal_energy: U, eV; work: sum psi_g Q_g, eV; field_energy: eV.
+        field: V/Å, the uniform field that acted.
+        multiplier: psi_g - (Aq+b)_i of the groups at held potentials, V.
+        iterations, residual: of the charge solve.
+    """
+
+    boundary: str
+    charges_from: str
+    electrodes: list[int]
+    electrode_charges: list[float]
+    potentials: list[float]
+    atoms: list[int]
+    capacitance: list[list[float]]
+    charges: list[float]
+    energy: float
+    internal_energy: float
+    work: float
+    field_energy: float
+    field: list[float]
+    multiplier: float
+    iterations: int
+    residual: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON, with the units beside it."""
+        units = {
+            "charges": "e",
+            "electrode_charges": "e",
+            "potentials": "V",
+            "multiplier": "V",
+            "capacitance": "e/V",
+            "energy": "eV",
+            "internal_energy": "eV",
+            "work": "eV",
+            "field_energy": "eV",
+            "field": "V/Å",
+        }
+        return asdict(self) | {"units": units}
+
+
+def solve_structure(
+    atoms: Atoms,
+    *,
+    potentials: Mapping[int, float] | None = None,
+    charges: Mapping[int, float] | None = None,
+    groups: Mapping[int, Sequence[int]] | None = None,
+    charges_from: str = "auto",
+    boundary: str = "auto",
+    method: str = "auto",
+    accuracy: float = 1e-6,
+    field: float | None = None,
+    displacement: float | None = None,
+    total_charge: float = 0.0,
+    coulomb_constant: float | None = None,
+    **electrode_options: Any,
+) -> SolveReport:
+    """Solve the electrode charges of one structure.
+
+    Args:
+        atoms: Å. `arrays["electrode"]` numbers the electrodes from 0, -1 elsewhere, unless `groups` is given.
+        potentials: group number -> V held.
+        charges: group number -> e held.
+        groups: group number -> atom indices, instead of the array.
+        charges_from: of the electrolyte: "classical" (SPC/Fw water, Na+, Cl-, with intramolecular pairs left
+            out of the energy), "file" (the structure's charges, nothing left out), or "auto": the file's
+            where it holds any, else classical.
+        boundary: as `Coulomb` takes it, or "auto": slab for pbc (T,T,F), open for (F,F,F), and for (T,T,T)
+            finite-field where exactly two potentials are held, else 3d.
+        method, accuracy, coulomb_constant: as `Coulomb` takes them.
+        field: along the surface normal, V/Å; displacement: D/eps0 along it, V/Å.
+        total_charge: of the whole cell, e.
+        electrode_options: smearing, hardness, electronegativity, thomas_fermi_length, voronoi_volume, solver,
+            tolerance, as `ConstantPotential` takes them.
+    Raises:
+        ValueError: for input without a right answer, in one sentence.
+    """
+    held_v, held_q = dict(potentials or {}), dict(charges or {})
+    members = _groups(atoms, groups)
+    electrodes = _electrodes(members, held_v, held_q)
+    indices = [np.asarray(members[g], dtype=np.int64) for g in sorted(members)]
+    if boundary == "auto":
+        boundary = _boundary(atoms, len(held_v), len(members))
+    coulomb = Coulomb(boundary, method=method, accuracy=accuracy, coulomb_constant=coulomb_constant)
+    solver = ConstantPotential(electrodes, coulomb, **electrode_options)
+    positions = atoms.get_positions()
+    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if len(bad):
+        shown = ", ".join(f"{v:g}" for v in positions[bad[0]])
+        raise ValueError(f"positions[{bad[0]}] = ({shown}) Å must be finite: check the structure file")
+    source = _source(atoms, charges_from, indices)
+    exclusions: Ints | None = None
+    if source == "classical":
+        short = ClassicalForceField.from_atoms(atoms, [i.tolist() for i in indices])
+        given, exclusions = short.charges, short.exclusions
+    else:
+        given = _file_charges(atoms)
+    cell = None if boundary == "open" else np.array(atoms.cell)
+    if cell is not None:
+        positions = (
+            positions
+            + image_shifts(positions, atoms.numbers.astype(np.int64), cell, indices, boundary)[:, None]
+            * cell[2]
+        )
+    solution = solver.solve(
+        positions,
+        given,
+        cell,
+        field=None if field is None else field * _normal(cell),
+        displacement=displacement,
+        exclusions=exclusions,
+        total_charge=total_charge,
+        forces=False,
+    )
+    return SolveReport(
+        boundary=boundary,
+        charges_from=source,
+        electrodes=sorted(members),
+        electrode_charges=[float(v) for v in solution.electrode_charges],
+        potentials=[float(v) for v in solution.potentials],
+        atoms=[len(i) for i in indices],
+        capacitance=np.asarray(solver.capacitance, dtype=float).tolist(),
+        charges=np.asarray(solution.charges, dtype=float).tolist(),
+        energy=float(solution.energy),
+        internal_energy=float(solution.internal_energy),
+        work=float(solution.work),
+        field_energy=float(solution.field_energy),
+        field=np.asarray(solution.field, dtype=float).reshape(3).tolist(),
+        multiplier=float(solution.multiplier),
+        iterations=int(solution.iterations),
+        residual=float(solution.residual),
+    )
+
+
+def _groups(atoms: Atoms, groups: Mapping[int, Sequence[int]] | None) -> dict[int, Ints]:
+    """Atom indices of every electrode."""
+    if groups is not None:
+        return {int(g): np.asarray(i, dtype=np.int64) for g, i in groups.items()}
+    if "electrode" not in atoms.arrays:
+        raise ValueError(
+            'structure must have an array "electrode" (0, 1, ... and -1 for the electrolyte): name the atoms, e.g. '
+            "--electrode 0=0:192, or use a cell of `grahame build`"
+        )
+    number = np.asarray(atoms.arrays["electrode"])
+    return {int(g): np.flatnonzero(number == g) for g in np.unique(number[number >= 0])}
+
+
+def _electrodes(
+    members: Mapping[int, Ints], potentials: Mapping[int, float], charges: Mapping[int, float]
+) -> list[Electrode]:
+    known = ", ".join(map(str, sorted(members))) or "none"
+    for name, held in (("potential", potentials), ("charge", charges)):
+        for g in held:
+            if g not in members:
+                raise ValueError(
+                    f"{name} of electrode {g} must belong to an electrode with atoms: the structure has {known}"
+                )
+    out = []
+    for g in sorted(members):
+        if (g in potentials) == (g in charges):
+            given, remedy = (
+                ("both", "remove one")
+                if g in potentials
+                else ("nothing", f"add --potential {g}=V or --charge {g}=e")
+            )
+            raise ValueError(
+                f"electrode {g} = {given} must be held at exactly one potential or charge: {remedy}"
+            )
+        out.append(Electrode(members[g], potential=potentials.get(g), charge=charges.get(g)))
+    return out
+
+
+def _boundary(atoms: Atoms, held: int, groups: int) -> str:
+    """What the periodic directions mean."""
+    flags = tuple(bool(p) for p in atoms.pbc)
+    if flags == (True, True, True):
+        return "finite-field" if held == groups == 2 else "3d"
+    if flags == (True, True, False):
+        return "slab"
+    if flags == (False, False, False):
+        return "open"
+    raise ValueError(
+        f"pbc = ({', '.join(map(str, flags))}) must be (True, True, False) for a slab, (True, True, True) or (False, "
+        "False, False): reorder the cell so that its third vector leaves the surface"
+    )
+
+
+def _file_charges(atoms: Atoms) -> Floats:
+    """Charges that came with the structure: a calculator's, or initial charges."""
+    if atoms.calc is not None and "charges" in getattr(atoms.calc, "results", {}):
+        return np.asarray(atoms.calc.results["charges"], dtype=float)
+    if "charges" in atoms.arrays:
+        return np.asarray(atoms.arrays["charges"], dtype=float)
+    return np.asarray(atoms.get_initial_charges(), dtype=float)
+
+
+def _source(atoms: Atoms, wish: str, solved: Sequence[Ints]) -> str:
+    if wish not in ("auto", "file", "classical"):
+        raise ValueError(f"charges_from = {wish} must be auto, file or classical: choose one of these")
+    liquid = np.ones(len(atoms), dtype=bool)
+    for index in solved:
+        liquid[index] = False
+    has = bool(np.any(_file_charges(atoms)[liquid] != 0.0))
+    if wish == "file" and not has and liquid.any():
+        raise ValueError(
+            "charges_from = file must find charges of the electrolyte in the structure: it holds none; use classical "
+            "or add a column `initial_charges`"
+        )
+    if not liquid.any():
+        return "none"
+    return ("file" if has else "classical") if wish == "auto" else wish
+
+
+def _normal(cell: Floats | None) -> Floats:
+    if cell is None:
+        raise ValueError("field must come with a cell: an open system has no surface normal; leave it out")
+    n = np.cross(cell[0], cell[1])
+    length = float(np.linalg.norm(n))
+    if not (math.isfinite(length) and length > 0.0):
+        raise ValueError("cell must have two independent vectors in the plane: correct the structure's cell")
+    return np.asarray(n / length)

@@ -1,0 +1,231 @@
+"""Neighbour pairs: all images within a cut-off, for any cell, and a list that is kept between steps.
+
+A pair is (i, j, S) with integer lattice shifts S: its vector is x[j] + S @ cell - x[i]. Half lists hold each
+pair once, with i <= j, and each image pair of an atom with itself once (one of S and -S); full lists hold
+both directions. The order is canonical (by i, then j, then S), so sums over a list do not depend on how
+many threads found it.
+"""
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import vesin
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_SMALLEST_VOLUME = 1e-10
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of atoms and images.
+
+    Attributes:
+        i: (p,) index of the first atom, ascending.
+        j: (p,) index of the second atom.
+        shifts: (p,3) lattice shifts of the second atom.
+    """
+
+    i: Ints
+    j: Ints
+    shifts: Ints
+
+
+def neighbor_pairs(
+    positions: Floats, cell: Floats, periodic: tuple[bool, bool, bool], cutoff: float, half: bool = True
+) -> Pairs:
+    """All pairs with |x_j + S @ cell - x_i| < cutoff, every image counted.
+
+    Args:
+        positions: (n,3) Å, inside the cell or not.
+        cell: (3,3) rows in Å: left-handed, tilted, smaller than the cut-off; rows of directions that do not
+            repeat are ignored and may be zero.
+        periodic: which cell vectors repeat the atoms.
+        cutoff: Å.
+        half: each pair once (True) or in both directions.
+
+    Returns:
+        `Pairs`, in canonical order.
+
+    Raises:
+        ValueError: for positions or cells that are not finite, a cut-off that is not positive, and repeating
+            cell vectors that are zero or linearly dependent.
+    """
+    x = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
+    h = _repeating_rows(np.asarray(cell, dtype=np.float64).reshape(3, 3), periodic)
+    if not (np.isfinite(cutoff) and cutoff > 0.0):
+        raise ValueError(f"cutoff = {cutoff} Å must be positive and finite: give a length such as 6.0")
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(bad):
+        raise ValueError(f"positions[{bad[0]}] = {x[bad[0]]} Å must be finite: check the structure")
+    if len(x) == 0:
+        empty = np.zeros(0, dtype=np.int64)
+        return Pairs(empty, empty, empty.reshape(0, 3))
+    finder = vesin.NeighborList(cutoff=float(cutoff), full_list=not half, sorted=False)
+    i, j, shifts = finder.compute(points=x, box=h, periodic=list(map(bool, periodic)), quantities="ijS")
+    return Pairs(*_canonical(i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64), len(x), half))
+
+
+def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
+    """The cell with zeros in the rows that do not repeat."""
+    h = np.where(np.asarray(periodic, dtype=bool)[:, None], cell, 0.0)
+    rows = h[np.asarray(periodic, dtype=bool)]
+    if len(rows) == 0:
+        return h
+    if not np.isfinite(rows).all():
+        raise ValueError(f"cell = {cell.tolist()} Å must be finite: check the structure")
+    lengths = np.linalg.norm(rows, axis=1)
+    # The generalised volume in units of the edges: 0 for dependent vectors.
+    independent = (
+        lengths.all() and np.linalg.svd(rows / lengths[:, None], compute_uv=False)[-1] > _SMALLEST_VOLUME
+    )
+    if not independent:
+        raise ValueError(
+            f"cell = {cell.tolist()} Å must have linearly independent vectors where it repeats: "
+            "give the missing vectors or switch off their periodicity"
+        )
+    return h
+
+
+@numba.njit(cache=True, nogil=True)
+def _canonical(i: Ints, j: Ints, shifts: Ints, n: int, half: bool) -> tuple[Ints, Ints, Ints]:
+    """Sort pairs by (i, j, S); half pairs are first turned so that i < j, or S > 0 when i == j."""
+    p = len(i)
+    if half:
+        for k in range(p):
+            turn = i[k] > j[k]
+            if i[k] == j[k]:
+                first = shifts[k, 0]
+                if first == 0:
+                    first = shifts[k, 1]
+                if first == 0:
+                    first = shifts[k, 2]
+                turn = first < 0
+            if turn:
+                i[k], j[k] = j[k], i[k]
+                for d in range(3):
+                    shifts[k, d] = -shifts[k, d]
+    order = _stable_order(i, _stable_order(j, np.arange(p), n), n)
+    # What remains are images of one pair: few, sorted by insertion.
+    for k in range(1, p):
+        o, place = order[k], k
+        while place > 0:
+            before = order[place - 1]
+            if i[before] != i[o] or j[before] != j[o]:
+                break
+            later = shifts[before, 2] > shifts[o, 2]
+            if shifts[before, 0] != shifts[o, 0]:
+                later = shifts[before, 0] > shifts[o, 0]
+            elif shifts[before, 1] != shifts[o, 1]:
+                later = shifts[before, 1] > shifts[o, 1]
+            if not later:
+                break
+            order[place] = before
+            place -= 1
+        order[place] = o
+    return i[order], j[order], shifts[order]
+
+
+@numba.njit(cache=True, nogil=True)
+def _stable_order(keys: Ints, order: Ints, n: int) -> Ints:
+    """`order` sorted by keys in 0..n-1, equal keys left in their order (counting sort)."""
+    start = np.zeros(n + 1, np.int64)
+    for k in range(len(keys)):
+        start[keys[k] + 1] += 1
+    for a in range(n):
+        start[a + 1] += start[a]
+    out = np.empty(len(order), np.int64)
+    for k in range(len(order)):
+        a = keys[order[k]]
+        out[start[a]] = order[k]
+        start[a] += 1
+    return out
+
+
+class NeighborList:
+    """A half or full list of pairs within cutoff + skin, found again only when an atom has moved far.
+
+    The list is complete within `cutoff` as long as no atom has moved by more than skin/2 since it was found.
+
+    Attributes:
+        builds: how often the pairs were found anew.
+
+    Source: L. Verlet, Phys. Rev. 159, 98 (1967).
+    """
+
+    def __init__(self, cutoff: float, skin: float = 1.0, half: bool = True) -> None:
+        if not (np.isfinite(cutoff) and cutoff > 0.0):
+            raise ValueError(f"cutoff = {cutoff} Å must be positive and finite: give a length such as 6.0")
+        if not (np.isfinite(skin) and skin >= 0.0):
+            raise ValueError(f"skin = {skin} Å must be zero or positive: give a length such as 1.0")
+        self.cutoff = float(cutoff)
+        self.skin = float(skin)
+        self.half = half
+        self.builds = 0
+        self._pairs: Pairs | None = None
+        self._positions: Floats = np.zeros((0, 3))
+        self._cell: Floats = np.zeros((3, 3))
+        self._periodic = (False, False, False)
+
+    def update(self, positions: Floats, cell: Floats, periodic: tuple[bool, bool, bool]) -> Pairs:
+        """Pairs that contain all those within the cut-off now; the same object until it is found again.
+
+        Args:
+            positions: (n,3) Å.
+            cell: (3,3) rows in Å.
+            periodic: which cell vectors repeat the atoms.
+
+        Returns:
+            `Pairs` within cutoff + skin of the positions at the last rebuild.
+
+        Raises:
+            ValueError: as `neighbor_pairs`.
+        """
+        x = np.asarray(positions, dtype=np.float64).reshape(-1, 3)
+        h = np.asarray(cell, dtype=np.float64).reshape(3, 3)
+        flags = (bool(periodic[0]), bool(periodic[1]), bool(periodic[2]))
+        if self._pairs is None or self._moved(x, h, flags):
+            self._find(x, h, flags)
+            self.builds += 1
+        assert self._pairs is not None
+        return self._pairs
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """What a restart needs to continue with exactly the same list."""
+        found = self._pairs is not None
+        return {
+            "builds": np.asarray(self.builds),
+            "found": np.asarray(found),
+            "positions": self._positions.copy(),
+            "cell": self._cell.copy(),
+            "periodic": np.asarray(self._periodic),
+        }
+
+    def load_state(self, state: dict[str, NDArray[np.generic]]) -> None:
+        """Take over a `state()` of a list with the same cut-off and skin."""
+        self._pairs = None
+        if bool(state["found"]):
+            flags = np.asarray(state["periodic"], dtype=bool)
+            self._find(
+                np.asarray(state["positions"], dtype=np.float64),
+                np.asarray(state["cell"], dtype=np.float64),
+                (bool(flags[0]), bool(flags[1]), bool(flags[2])),
+            )
+        self.builds = int(state["builds"])
+
+    def _moved(self, x: Floats, cell: Floats, periodic: tuple[bool, bool, bool]) -> bool:
+        if periodic != self._periodic or x.shape != self._positions.shape:
+            return True
+        rows = np.asarray(periodic)
+        if not np.array_equal(cell[rows], self._cell[rows]):
+            return True
+        if len(x) == 0:
+            return False
+        # A comparison that is also false for NaN, so that a bad position is reported and not kept.
+        return not float(((x - self._positions) ** 2).sum(axis=1).max()) <= (0.5 * self.skin) ** 2
+
+    def _find(self, x: Floats, cell: Floats, periodic: tuple[bool, bool, bool]) -> None:
+        self._pairs = neighbor_pairs(x, cell, periodic, self.cutoff + self.skin, self.half)
+        self._positions, self._cell, self._periodic = x.copy(), cell.copy(), periodic
