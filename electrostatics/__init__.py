@@ -4,7 +4,9 @@
 torch arrays in eV, Å, e, V.
 """
 
+from grahame.electrostatics.constant_potential import ConstantPotential, ConstantPotentialResult
 from grahame.electrostatics.coulomb import Coulomb, CoulombResult
+from grahame.electrostatics.electrodes import Electrode
 from grahame.electrostatics.switching import switch
 
-__all__ = ["Coulomb", "CoulombResult", "switch"]
+__all__ = ["ConstantPotential", "ConstantPotentialResult", "Coulomb", "CoulombResult", "Electrode", "switch"]

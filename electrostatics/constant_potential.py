@@ -28,8 +28,11 @@ from grahame.electrostatics import cells, checks, fields
 from grahame.electrostatics.coulomb import Coulomb, Kind, apply_strain, stack, variable
 from grahame.electrostatics.electrodes import Electrode, Held, check_electrodes, check_indices, expand, what_is_held
 from grahame.electrostatics.equilibration import Constraints
-from grahame.electrostatics.linear_response import LinearSolver
+from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
 from grahame.electrostatics.system import System
+
+# Double precision cannot be asked for more than this of the residual.
+_ROUNDING = 1e-11
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,6 @@ class ConstantPotential:
         self.solved = torch.as_tensor(np.concatenate([e.indices for e in electrodes]))
         self.group_of = torch.cat([torch.full((len(e),), g) for g, e in enumerate(electrodes)])
         self._linear = LinearSolver(coulomb, solver)
-        self._capacitance: Tensor | None = None
 
     # ------------------------------------------------------------------ public
 
@@ -224,9 +226,7 @@ class ConstantPotential:
 
         In finite field the field follows the potentials.
         """
-        if self._capacitance is None:
-            raise RuntimeError("capacitance must be asked for after a solve: it depends on the geometry; call solve first")
-        return self._capacitance.numpy()
+        return self._linear.capacitance().numpy()
 
     @property
     def factorizations(self) -> int:
@@ -354,40 +354,243 @@ class ConstantPotential:
 
     # ---------------------------------------------------------------- evaluation
 
-    def _top_and_bottom(self, p: _Problem) -> tuple[int, int]:
-        assert p.h is not None
-        z = (p.x @ cells.normal(p.h)).detach()[self.solved]
-        return (1, 0) if z[self.group_of == 1].mean() > z[self.group_of == 0].mean() else (0, 1)
-
     def _evaluate(self, p: _Problem, track: bool, forces: bool, stress: bool) -> dict[str, Any]:
-        """Solve, then take Omega's derivatives; solve again if the residual asks for it."""
+        """Solve, then take Omega's derivatives; correct the charges again if the residual asks for it."""
+        # With held charges in finite field the field moves with the atoms and Omega is not stationary in it:
+        # the response is then needed for the forces as well.
         follows = self.coulomb.boundary == "finite-field" and all(p.held.by_charge)
-        # Held charges in finite field: the field moves with the atoms, and Omega is not stationary in it.
-        graph = track or follows
-        guess, iterations = None, 0
-        tolerance = self._tolerance()
+        respond = track or follows
+        tolerance = self.tolerance or min(1e-8, max(1e-12, 1e-2 * self.coulomb.accuracy))
         with torch.enable_grad():
-            leaf_x = variable(p.x, track) if forces or graph else p.x
+            leaf_x = variable(p.x, track) if forces or respond else p.x
             strain = p.x.new_zeros((3, 3), requires_grad=True) if stress else None
             x, h = apply_strain(leaf_x, p.h, strain)
             system = self.coulomb.bind(x, h, p.s, p.exclusions)
-            frozen = system.detached()
-            for _ in range(8):
-                answer = self._linear.solve(frozen, self._linear_problem(p, frozen), guess, tolerance)
-                iterations += answer.iterations
-                q, strength = answer.charges, answer.strength
-                if graph:
-                    q, strength = self._responding(p, system, h, q, strength)
-                out = self._derivatives(p, system, x, h, leaf_x if forces else None, strain, q, strength, track)
-                residual = answer.relative(out.pop("_stationarity").detach())
-                if residual <= tolerance * 1.01 or answer.exhausted:
+            linear = self._linear_problem(p, system.detached(), follows)
+            self._linear.prepare(linear)
+            answer = self._linear.start(linear, tolerance)
+            wanted = ([leaf_x] if forces else []) + ([] if strain is None else [strain])
+            while True:
+                q, strength = p.q.index_put((self.solved,), answer.charges), answer.strength
+                if respond:
+                    q, strength = self._responding(p, system, linear, answer)
+                out, gradients, mismatch = self._derivatives(p, system, q, strength, wanted, track)
+                residual = self._linear.relative_residual(linear, mismatch)
+                if residual <= tolerance or answer.rounds >= 6:
                     break
-                guess = answer
-            else:
-                raise RuntimeError(
-                    f"residual of the electrode charges = {residual:.3g} must be below {tolerance:.3g}: "
-                    "loosen `tolerance`, or tighten the operator's accuracy"
-                )
-        self._linear.remember(q.detach()[self.solved])
-        self._capacitance = self._linear.capacitance(self, p)
-        return out | {"iterations": iterations, "residual": residual}
+                answer = self._linear.correct(linear, answer, mismatch, tolerance)
+            out["forces"] = -gradients.pop(0) if forces else None
+            out["forces_at_fixed_field"] = out["forces"]
+            if follows and forces:
+                assert strength is not None
+                fixed = self._derivatives(p, system, q.detach(), strength.detach(), [leaf_x], False)[1]
+                out["forces_at_fixed_field"] = -fixed[0]
+            if strain is not None:
+                assert p.h is not None
+                out["stress"] = gradients.pop(0) / cells.volume(p.h)
+        if residual > max(tolerance, _ROUNDING):
+            raise RuntimeError(
+                f"residual of the electrode charges = {residual:.3g} must be below {tolerance:.3g}: "
+                "loosen `tolerance`, or tighten the operator's accuracy"
+            )
+        self._linear.remember(answer)
+        return out | {"iterations": answer.iterations, "residual": residual}
+
+    def _linear_problem(self, p: _Problem, frozen: System, follows: bool) -> LinearProblem:
+        """The quadratic problem without graph, for the solver."""
+        outer = self._external(p, frozen).detach()[self.solved]
+        psi = p.held.potentials.detach()[self.group_of]
+        z, height, order = None, None, None
+        if self.coulomb.boundary == "finite-field":
+            assert frozen.cell is not None
+            z = (frozen.positions @ cells.normal(frozen.cell))[self.solved]
+            height = float(cells.height(frozen.cell))
+            order = self._order(p)
+        return LinearProblem(
+            system=frozen,
+            exclusions=p.exclusions,
+            solved=self.solved,
+            group_of=self.group_of,
+            by_charge=p.held.by_charge,
+            constraints=p.constraints,
+            sums=self._held_sums(p).detach(),
+            drive=psi - p.chi.detach() - outer,
+            hardness=p.hardness.detach(),
+            charges=p.q.detach(),
+            follows=follows,
+            heights=z,
+            length=height,
+            order=order,
+        )
+
+    def _held_sums(self, p: _Problem) -> Tensor:
+        """The sum of charges of every constrained set, differentiable in what is held."""
+        sums: list[Tensor] = [q for q, by_charge in zip(p.held.charges, p.held.by_charge) if by_charge]
+        if p.constraints.count > len(sums):
+            whole = checks.to_tensor(p.total_charge, p.x)
+            held = torch.stack(sums).sum() if sums else p.x.new_zeros(())
+            sums.append(whole - p.q.sum() - held)
+        return torch.stack(sums) if sums else p.x.new_zeros(0)
+
+    def _order(self, p: _Problem) -> tuple[int, int]:
+        """The two electrodes, bottom and top along the normal."""
+        assert p.h is not None
+        z = (p.x @ cells.normal(p.h)).detach()[self.solved]
+        means = [float(z[self.group_of == g].mean()) for g in (0, 1)]
+        return (0, 1) if means[1] > means[0] else (1, 0)
+
+    def _strength(self, p: _Problem, h: Tensor | None) -> Tensor | None:
+        """Field along the normal that two held potentials set: E = -(psi_top - psi_bot)/L."""
+        if self.coulomb.boundary != "finite-field" or all(p.held.by_charge):
+            return None
+        assert h is not None
+        bottom, top = self._order(p)
+        return -(p.held.potentials[top] - p.held.potentials[bottom]) / cells.height(h)
+
+    def _external(self, p: _Problem, system: System, strength: Tensor | None = None) -> Tensor:
+        """Potential of the field that acts, (n,) V; `strength` is that of a field that follows charges."""
+        x, h = system.positions, system.cell
+        outer = x.new_zeros(len(x))
+        if p.field is not None:
+            outer = outer + fields.external_potential(x, p.field)
+        along = strength if strength is not None else self._strength(p, h)
+        if along is not None or p.displacement is not None:
+            assert h is not None
+            z = x @ cells.normal(h)
+            outer = outer - z * (p.displacement if along is None else along)
+        return outer
+
+    def _stationarity(self, p: _Problem, potential: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """psi - (Aq+b) on the solved atoms, and (Aq+b) averaged over each group, V."""
+        inner = potential[self.solved] + p.chi + p.hardness * q[self.solved]
+        sizes = torch.bincount(self.group_of).to(torch.float64)
+        means = inner.new_zeros(len(sizes)).index_add(0, self.group_of, inner) / sizes
+        return p.held.potentials[self.group_of] - inner, means
+
+    def _responding(
+        self, p: _Problem, system: System, linear: LinearProblem, answer: Answer
+    ) -> tuple[Tensor, Tensor | None]:
+        """Charges (and following field) as functions of all inputs, by Newton steps from the solution.
+
+        Each step with the exact inverse adds one order of derivatives; the second also removes what an
+        inverse of a slightly different discretisation leaves in the first.
+        """
+        solved, strength = answer.charges, answer.strength
+        wanted = self._held_sums(p)
+        c = p.constraints
+        for _ in range(2):
+            solved = solved + c.spread((wanted - c.sums(solved)) / c.sizes()) if c.count else solved
+            q = p.q.index_put((self.solved,), solved)
+            leaf = q.view_as(q) if q.requires_grad else q.detach().requires_grad_()
+            (kq,) = torch.autograd.grad(system.energy(leaf), leaf, create_graph=True)
+            potential = kq + self._external(p, system, strength)
+            mismatch, means = self._stationarity(p, potential, q)
+            assert system.cell is not None or strength is None
+            length = None if strength is None or system.cell is None else cells.height(system.cell)
+            solved, strength = self._linear.newton(linear, solved, strength, mismatch, means, length)
+        return p.q.index_put((self.solved,), solved), strength
+
+    def _derivatives(
+        self, p: _Problem, system: System, q: Tensor, strength: Tensor | None, wanted: list[Tensor], track: bool
+    ) -> tuple[dict[str, Any], list[Tensor], Mismatch]:
+        """Omega at the given charges, its gradients with respect to `wanted`, and what is not stationary.
+
+        A graph that `q` carries is part of the function: then gradients are total derivatives.
+        """
+        k, h = self.coulomb.coulomb_constant, system.cell
+        charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_()
+        on_solved = charges[self.solved]
+        inner = system.energy(charges) + (charges * self._external(p, system, strength)).sum()
+        inner = inner + (p.chi * on_solved + 0.5 * p.hardness * on_solved**2).sum()
+        field_energy, field = inner.new_zeros(()), inner.new_zeros(3)
+        along = strength if strength is not None else self._strength(p, h)
+        if p.field is not None:
+            field = p.field
+        if along is not None:
+            assert h is not None
+            field_energy = fields.finite_field_energy(h, along, k)
+            field = along * cells.normal(h)
+        if p.displacement is not None:
+            assert h is not None
+            inner = inner + fields.displacement_energy(h, p.displacement, k)
+            field = fields.displaced_field(system.positions, charges, h, p.displacement, k)
+        by_charge = torch.tensor(p.held.by_charge)
+        psi = torch.where(by_charge, torch.zeros_like(p.held.potentials), p.held.potentials)
+        group_charges = charges.new_zeros(len(self.electrodes)).index_add(0, self.group_of, on_solved)
+        work = (psi * group_charges).sum()
+        omega = inner - work + field_energy
+        gradients = list(
+            torch.autograd.grad(omega, [charges, *wanted], create_graph=track, retain_graph=True, allow_unused=True)
+        )
+        gradients = [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, [charges, *wanted])]
+        # dOmega/dq = dU/dq - psi; dU/dq without the electrodes' own chi and J is the potential.
+        on_site = p.chi + p.hardness * on_solved - psi[self.group_of]
+        potential = gradients.pop(0).index_add(0, self.solved, -on_site)
+        mismatch, means = self._stationarity(p, potential, charges)
+        multiplier = mismatch.new_zeros(())
+        if p.total_charge is not None and not all(p.held.by_charge):
+            multiplier = mismatch[~by_charge[self.group_of]].mean()
+        out = {
+            "charges": charges,
+            "electrode_charges": group_charges,
+            "potentials": torch.where(by_charge, means + multiplier, p.held.potentials),
+            "multiplier": multiplier,
+            "energy": omega,
+            "internal_energy": inner,
+            "work": work,
+            "field_energy": field_energy,
+            "forces": None,
+            "forces_at_fixed_field": None,
+            "stress": None,
+            "field": field,
+            "potential": potential,
+        }
+        frozen = None if strength is None else strength.detach()
+        return out, gradients, Mismatch(mismatch.detach(), means.detach(), frozen)
+
+    def _batched(
+        self,
+        positions: Any,
+        charges: Any,
+        cell: Any,
+        potentials: Any,
+        electrode_charges: Any,
+        field: Any,
+        displacement: Any,
+        smearing: Any,
+        exclusions: Any,
+        total_charge: Any,
+        forces: bool,
+        stress: bool,
+    ) -> ConstantPotentialResult:
+        """One solve per entry of the leading axis, stacked."""
+
+        def entry(value: Any, index: int, single: int) -> Any:
+            if value is None:
+                return None
+            ndim = value.ndim if isinstance(value, Tensor) else np.ndim(value)
+            return value[index] if ndim > single else value
+
+        results = [
+            self.solve(
+                positions[b],
+                entry(charges, b, 1),
+                entry(cell, b, 2),
+                entry(potentials, b, 1),
+                entry(electrode_charges, b, 1),
+                entry(field, b, 1),
+                entry(displacement, b, 0),
+                entry(smearing, b, 1),
+                exclusions,
+                entry(total_charge, b, 0),
+                forces,
+                stress,
+            )
+            for b in range(len(positions))
+        ]
+        names = ConstantPotentialResult.__dataclass_fields__
+        values = {name: [getattr(r, name) for r in results] for name in names}
+        stacked = {name: v if name in ("iterations", "residual") else stack(v) for name, v in values.items()}
+        stacked["iterations"] = max(stacked["iterations"])
+        stacked["residual"] = max(stacked["residual"])
+        return ConstantPotentialResult(**stacked)

@@ -287,11 +287,27 @@ class Coulomb:
     # ------------------------------------------------------------- for the package
 
     def bind(
-        self, x: Tensor, h: Tensor | None, s: Tensor, exclusions: Any, probes: int = 0, fresh_list: bool = False
+        self,
+        x: Tensor,
+        h: Tensor | None,
+        s: Tensor,
+        exclusions: Any,
+        probes: int = 0,
+        parameters: Parameters | None = None,
+        neighbors: NeighborList | None = None,
     ) -> System:
-        """The operator at one geometry; `fresh_list` leaves the remembered neighbour list alone."""
+        """The operator at one geometry.
+
+        Args:
+            x, h, s: positions, cell and widths; may carry a graph.
+            exclusions: excluded pairs.
+            probes: how many of the last atoms are probes that may lie on top of each other.
+            parameters: use these (those of a larger system, whose part this is) instead of choosing.
+            neighbors: use this list instead of the operator's own.
+        """
         fixed_x, fixed_h = x.detach(), None if h is None else h.detach()
-        parameters = self._parameters(fixed_x, fixed_h, s.detach())
+        if parameters is None:
+            parameters = self._parameters(fixed_x, fixed_h, s.detach())
         periodic = cells.PERIODIC[self.boundary]
         excluded = None
         listed = checks.exclusions_of(exclusions, len(x))
@@ -305,14 +321,9 @@ class Coulomb:
         else:
             assert fixed_h is not None
             k_cell = cells.extend_along_normal(fixed_h, parameters.padding)
-            pairs = self._pairs(fixed_x, k_cell, parameters, fresh_list or probes > 0)
+            pairs = self._pairs(fixed_x, k_cell, parameters, neighbors, probes)
             if parameters.method == "ewald":
-                if self._waves is None or fresh_list:
-                    assert self._plan is not None
-                    frame = torch.as_tensor(self._plan.cell)
-                    k_frame = cells.extend_along_normal(frame, parameters.padding)
-                    self._waves = reference.half_reciprocal_indices(k_frame, parameters.reciprocal_cutoff)
-                waves = self._waves
+                waves = self._half_waves(parameters)
         return System(
             self.boundary, self.background, self.coulomb_constant, parameters, x, h, s, pairs, waves, excluded
         )
@@ -485,9 +496,11 @@ class Coulomb:
             )
 
     def _pairs(
-        self, x: Tensor, k_cell: Tensor, p: Parameters, fresh: bool
+        self, x: Tensor, k_cell: Tensor, p: Parameters, given: NeighborList | None, probes: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if fresh:
+        if given is not None:
+            neighbors = given
+        elif probes:
             neighbors = NeighborList(p.cutoff, skin=0.0)
         else:
             if self._neighbors is None or self._neighbors.cutoff != p.cutoff:
@@ -496,9 +509,18 @@ class Coulomb:
         before = neighbors.builds
         pairs = neighbors.update(x.cpu().numpy(), k_cell.cpu().numpy(), (True, True, True))
         i, j, shifts = (torch.as_tensor(a, device=x.device) for a in (pairs.i, pairs.j, pairs.shifts))
-        if neighbors.builds != before and not fresh:
+        if neighbors.builds != before and not probes:
             checks.refuse_coincident(i, j, reference.pair_distances(x, k_cell, i, j, shifts))
         return i, j, shifts
+
+    def _half_waves(self, p: Parameters) -> Tensor:
+        """Waves of the Ewald sum: a list of the cell the parameters were chosen for, so that it does not
+        change under a small strain."""
+        if self._waves is None:
+            assert self._plan is not None
+            k_frame = cells.extend_along_normal(torch.as_tensor(self._plan.cell), p.padding)
+            self._waves = reference.half_reciprocal_indices(k_frame, p.reciprocal_cutoff)
+        return self._waves
 
     def _refuse_coincident_exact(self, x: Tensor, h: Tensor | None, probes: int) -> None:
         real = x[: len(x) - probes]

@@ -43,3 +43,12 @@ def displacement_energy(cell: Tensor, displacement: Tensor, coulomb_constant: fl
 def finite_field_energy(cell: Tensor, strength: Tensor, coulomb_constant: float) -> Tensor:
     """-V E²/(8 pi k) of the field that follows the electrodes, in eV."""
     return -cells.volume(cell) * strength**2 / (8 * math.pi * coulomb_constant)
+
+
+def displaced_field(
+    positions: Tensor, charges: Tensor, cell: Tensor, displacement: Tensor, coulomb_constant: float
+) -> Tensor:
+    """Field E = D - 4 pi k M.n/V along the normal that acts at constant displacement, (3,) in V/Å."""
+    n = cells.normal(cell)
+    moment = (charges * (positions @ n)).sum()
+    return (displacement - 4 * math.pi * coulomb_constant * moment / cells.volume(cell)) * n

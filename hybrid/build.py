@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -77,7 +79,7 @@ def build_cell(
     not an equilibrated one.
 
     Args:
-        surface: element and facet of a face-centred cubic metal, "Au(111)", "Pt(100)".
+        surface: element and facet of a face-centred cubic metal, "Au(111)", "Pt(100)" or "Pt100".
         size: surface cells along x and y (an even number along y for (111), which makes the cell
             rectangular), and atomic layers of each electrode.
         gap: distance of the facing layers of metal nuclei, Å; for a film from the metal to its surface.
@@ -85,7 +87,7 @@ def build_cell(
         concentration: ion pairs per volume V, mol/L.
         ions: cation and anion, ("Na", "Cl").
         film: one electrode under a film instead of two with the gap filled.
-        vacuum: empty space below and above, Å each. Default 5, or 0 for a periodic cell. The slab
+        vacuum: empty space below and above, Å each. Default 5, or 0 between two periodic electrodes. The slab
             boundary adds what it needs by itself; this is for the eye and for a displacement boundary.
         periodic: periodic along z too. Without vacuum the two electrodes are the two halves of one
             perfect slab that the cell boundary cuts, as a finite-field cell needs.
@@ -109,11 +111,16 @@ def build_cell(
     _check(
         size, gap, water_density, concentration, ions, vacuum, contact, waters, ion_pairs, seed, metal, film
     )
-    empty = (0.0 if periodic else 5.0) if vacuum is None else float(vacuum)
+    empty = (0.0 if periodic and not film else 5.0) if vacuum is None else float(vacuum)
+    if film and periodic and empty < 0.5 * contact:
+        raise ValueError(
+            f"vacuum = {empty:g} Å must be at least {0.5 * contact:g} Å for a periodic film: its surface "
+            "would meet the next image of the metal"
+        )
     if periodic and not film and 0.0 < empty < 0.5 * metal.layer_spacing:
         raise ValueError(
-            f"vacuum = {empty:g} Å must be 0 or at least {0.5 * metal.layer_spacing:.3f} Å in a periodic cell: the "
-            "backs of the electrodes would overlap; use 0 to join them as one perfect slab"
+            f"vacuum = {empty:g} Å must be 0 or at least {0.5 * metal.layer_spacing:.3f} Å in a periodic "
+            "cell: the backs of the electrodes would overlap; use 0 to join them as one perfect slab"
         )
     lattice, sides = _layers(metal, size, 2 if not film else 1)
     bottom = lattice[-size[2] * size[0] * size[1] :].copy()
@@ -149,7 +156,7 @@ def build_cell(
     molecule = np.concatenate([np.repeat(np.arange(n_water), 3), n_water + np.arange(2 * n_pairs)])
     atoms.set_array("molecule", np.concatenate([np.full(len(bottom) + len(top), -1), molecule]).astype(int))
     atoms.info["build"] = {
-        "surface": surface,
+        "surface": f"{metal.element}({metal.facet})",
         "lattice_constant": metal.lattice_constant,
         "size": [int(n) for n in size],
         "gap": float(gap),
@@ -169,10 +176,12 @@ def build_cell(
 
 
 def _surface(name: str) -> _Surface:
-    element, _, facet = name.replace(" ", "").rstrip(")").partition("(")
-    if element not in LATTICE_CONSTANTS or facet not in FACETS or not name.endswith(")"):
+    match = re.fullmatch(r"\s*([A-Za-z]{2})\s*(?:\((\d{3})\)|(\d{3}))\s*", name)
+    element, facet = (match[1].capitalize(), match[2] or match[3]) if match else ("", "")
+    if element not in LATTICE_CONSTANTS or facet not in FACETS:
         raise ValueError(
-            f"surface = {name} must be one of {', '.join(LATTICE_CONSTANTS)} with (111) or (100): write e.g. Au(111)"
+            f"surface = {name} must be one of {', '.join(LATTICE_CONSTANTS)} with (111) or (100): write e.g. "
+            "Au(111)"
         )
     return _Surface(element, facet)
 
@@ -185,12 +194,13 @@ def _check(
     """Every argument of `build_cell` that can be wrong by itself."""
     if len(size) != 3 or any(int(n) != n or n < 1 for n in size):
         raise ValueError(
-            f"size = {tuple(size)} must be three positive whole numbers: give the surface cells along x and y and the "
-            "layers"
+            f"size = {tuple(size)} must be three positive whole numbers: give the surface cells along x and "
+            "y and the layers"
         )
     if metal.facet == "111" and size[1] % 2:
         raise ValueError(
-            f"size = {tuple(size)} must have an even second number for (111): only then is the cell rectangular"
+            f"size = {tuple(size)} must have an even second number for (111): only then is the cell "
+            "rectangular"
         )
     for name, value, unit in (
         ("gap", gap, "Å"), ("water_density", density, "g/cm³"), ("concentration", concentration, "mol/L"),
@@ -205,24 +215,25 @@ def _check(
             raise ValueError(f"{name} = {count} must be a whole number, not negative: give a count")
     if contact < metal.radius:
         raise ValueError(
-            f"contact = {contact:g} Å must be at least {metal.radius:.3f} Å, the radius of {metal.element}: 2.7 Å is the "
-            "first layer of water"
+            f"contact = {contact:g} Å must be at least {metal.radius:.3f} Å, the radius of {metal.element}: "
+            "2.7 Å is the first layer of water"
         )
     least = 1.5 * contact if film else 2.0 * contact
     if gap < least:
         raise ValueError(
-            f"gap = {gap:g} Å must be at least {least:g} Å, which leaves room for one layer of water: widen the gap"
+            f"gap = {gap:g} Å must be at least {least:g} Å, which leaves room for one layer of water: widen "
+            "the gap"
         )
     if tuple(ions) != ("Na", "Cl"):
         raise ValueError(
-            f"ions = {', '.join(map(str, ions))} must be Na, Cl: the built-in force field knows these two; for others "
-            "build without ions and place them yourself"
+            f"ions = {', '.join(map(str, ions))} must be Na, Cl: the built-in force field knows these two; "
+            "for others build without ions and place them yourself"
         )
 
 
 def _layers(metal: _Surface, size: tuple[int, int, int], slabs: int) -> tuple[Floats, tuple[float, float]]:
     """Positions (lowest layer first) of `slabs` times the layers of one electrode, and the rectangle."""
-    maker = fcc111 if metal.facet == "111" else fcc100
+    maker: Any = fcc111 if metal.facet == "111" else fcc100
     n = (int(size[0]), int(size[1]), int(size[2]) * slabs)
     # A vacuum only so that the cell has a third vector; one layer has no thickness of its own.
     slab = maker(metal.element, size=n, a=metal.lattice_constant, orthogonal=True, vacuum=1.0)
@@ -244,8 +255,8 @@ def _amounts(
         )
     if pairs is None and n_pairs == 0 and concentration > 0.0:
         raise ValueError(
-            f"concentration = {concentration:g} mol/L must give at least one ion pair in {volume:.0f} Å³, not "
-            f"{exact_pairs:.2f}: enlarge the cell or use 0 for none"
+            f"concentration = {concentration:g} mol/L must give at least one ion pair in {volume:.0f} Å³, "
+            f"not {exact_pairs:.2f}: enlarge the cell or use 0 for none"
         )
     return n_water, n_pairs
 
@@ -267,7 +278,7 @@ def _liquid(
             return centres[:n_water], hydrogens, centres[n_water:]
     density = n_water * WATER_MASS / AVOGADRO / volume * _CM3
     raise ValueError(
-        f"water_density = {density:.3f} g/cm³ with {n_pairs} ion pairs must leave the molecules their smallest "
-        f"distances: {n_water} molecules do not fit between z = {region.low:.1f} and {region.high:.1f} Å; widen the "
-        "gap, or lower the density or the concentration"
+        f"water_density = {density:.3f} g/cm³ with {n_pairs} ion pairs must leave the molecules their "
+        f"smallest distances: {n_water} molecules do not fit between z = {region.low:.1f} and "
+        f"{region.high:.1f} Å; widen the gap, or lower the density or the concentration"
     )

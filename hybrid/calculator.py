@@ -16,7 +16,12 @@ from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid.potential import HybridPotential, HybridResult
 from grahame.hybrid.shortrange.base import ShortRange
 
+Floats = NDArray[np.float64]
 _PROPERTIES = ("energy", "free_energy", "forces", "stress", "dipole", "charges")
+
+
+def _held(values: Sequence[Any]) -> Floats:
+    return np.array([np.nan if v is None else float(v) for v in values], dtype=float)
 
 
 class HybridCalculator(Calculator):  # type: ignore[misc]
@@ -24,7 +29,7 @@ class HybridCalculator(Calculator):  # type: ignore[misc]
 
     `energy` is Omega = E_SR + U - sum of psi_g Q_g, whose gradient the forces are; `free_energy` is the same.
     `results` holds beside ASE's names: electrode_charges (e), electrode_potentials (V), internal_energy (eV),
-    short_range_energy (eV), work (eV), iterations and residual of the charge solve. `dipole` (e Å) is defined
+    short_range_energy, work, field_energy (eV), iterations and residual of the charge solve. `dipole` (e Å) is defined
     up to lattice vectors along periodic directions.
 
     Args:
@@ -80,49 +85,45 @@ class HybridCalculator(Calculator):  # type: ignore[misc]
             total_charge=total_charge,
             **options,
         )
-        self._potentials: NDArray[np.float64] | None = None
-        self._electrode_charges: NDArray[np.float64] | None = None
+        self._potentials = _held([e.potential for e in electrodes])
+        self._electrode_charges = _held([e.charge for e in electrodes])
         no_stress = coulomb.boundary == "open"
         self.implemented_properties = [p for p in _PROPERTIES if not (no_stress and p == "stress")]
 
     def set_potentials(self, potentials: Any) -> None:
-        """Hold other potentials from now on, V, in the order of the electrodes; nan where a charge is held.
+        """Hold electrodes at other potentials from now on.
 
         Results are dropped if anything changed, so the next property asked for is computed anew.
+
+        Args:
+            potentials: one per electrode, V; None or nan leaves an electrode as it is held.
+        Raises:
+            ValueError: for a wrong number of values, or infinity.
         """
-        self._hold("_potentials", "potential", "V", potentials)
+        self._hold("potentials", "V", potentials, self._potentials, self._electrode_charges)
 
     def set_electrode_charges(self, charges: Any) -> None:
-        """Hold other charges from now on, e, in the order of the electrodes; nan where a potential is held."""
-        self._hold("_electrode_charges", "charge", "e", charges)
+        """Hold electrodes at total charges from now on, e; otherwise like `set_potentials`."""
+        self._hold("electrode_charges", "e", charges, self._electrode_charges, self._potentials)
 
-    def _hold(self, attribute: str, kind: str, unit: str, values: Any) -> None:
-        electrodes = self.potential.electrodes
-        new = np.array(values, dtype=float)
-        if new.shape != (len(electrodes),):
+    def _hold(self, name: str, unit: str, values: Any, held: Floats, other: Floats) -> None:
+        new = np.array([np.nan if v is None else v for v in values], dtype=float)
+        if new.shape != held.shape:
             raise ValueError(
-                f"{kind}s = {new.tolist()} {unit} must hold one value per electrode ({len(electrodes)}): put nan "
-                f"where no {kind} is held"
+                f"{name} = {len(new)} values must be one per electrode ({len(held)}): put None where nothing changes"
             )
-        for g, electrode in enumerate(electrodes):
-            if (getattr(electrode, kind) is None) != bool(np.isnan(new[g])) or np.isinf(new[g]):
-                held = kind if getattr(electrode, kind) is not None else "other quantity"
-                raise ValueError(
-                    f"{kind}s[{g}] = {new[g]:g} {unit} must fit electrode {g}, which holds its {held}: give "
-                    f"{'a finite number' if held == kind else 'nan'} there"
-                )
-        old = getattr(self, attribute)
-        if old is None or not np.array_equal(old, new, equal_nan=True):
-            setattr(self, attribute, new)
+        if np.isinf(new).any():
+            raise ValueError(f"{name} = {new.tolist()} {unit} must be finite: check the input")
+        given = ~np.isnan(new)
+        if not np.array_equal(held[given], new[given]):
+            held[given] = new[given]
+            other[given] = np.nan
             self.results = {}
 
     @property
-    def potentials(self) -> NDArray[np.float64]:
-        """Held potentials, V; nan where a charge is held."""
-        if self._potentials is not None:
-            return self._potentials.copy()
-        held = [e.potential for e in self.potential.electrodes]
-        return np.array([np.nan if p is None else float(p) for p in held])
+    def potentials(self) -> Floats:
+        """(groups,) held potentials, V; nan where a charge is held."""
+        return self._potentials.copy()
 
     def calculate(
         self,
@@ -162,6 +163,7 @@ class HybridCalculator(Calculator):  # type: ignore[misc]
             "internal_energy": result.internal_energy,
             "short_range_energy": result.short_range_energy,
             "work": result.work,
+            "field_energy": result.field_energy,
             "iterations": result.iterations,
             "residual": result.residual,
         }
@@ -177,19 +179,21 @@ class HybridCalculator(Calculator):  # type: ignore[misc]
         """Everything a restart needs to continue with the same bits: the terms' state and the last results."""
         state = {f"potential.{k}": v for k, v in self.potential.state().items()}
         state |= {f"results.{k}": np.asarray(v) for k, v in self.results.items()}
-        for name in ("_potentials", "_electrode_charges"):
-            if getattr(self, name) is not None:
-                state[f"held.{name}"] = getattr(self, name)
-        return state
+        if self.atoms is not None:
+            state["held.positions"] = self.atoms.get_positions()
+        return state | {"held.potentials": self._potentials, "held.charges": self._electrode_charges}
 
     def load_state(self, state: Mapping[str, NDArray[Any]], atoms: Atoms) -> None:
-        """Restore what `state` returned; `atoms` are those the last results belong to."""
+        """Restore what `state` returned; results are kept if they belong to the positions of `atoms`."""
         parts: dict[str, dict[str, NDArray[Any]]] = {"potential": {}, "results": {}, "held": {}}
         for key, value in state.items():
             kind, _, name = key.partition(".")
             parts[kind][name] = value
         self.potential.load_state(parts["potential"])
-        for name, value in parts["held"].items():
-            setattr(self, name, np.array(value))
+        self._potentials = np.array(parts["held"]["potentials"])
+        self._electrode_charges = np.array(parts["held"]["charges"])
+        self.reset()
+        if not np.array_equal(parts["held"].get("positions", np.zeros(0)), atoms.positions):
+            return
         self.atoms = atoms.copy()
         self.results = {k: v.item() if v.ndim == 0 else np.array(v) for k, v in parts["results"].items()}

@@ -105,6 +105,10 @@ def _sentence(root: type[BaseModel], error: ErrorDetails) -> str:
         return f"{f'{prefix}.{key}'.lstrip('.')} = {_show(value)} must be a known key: {remedy}"
     name = _name(root, location) or "configuration"
     _, unit, description = _describe(root, location)
+    if kind == "missing" and isinstance(location[-1], int):
+        return f"{name.rpartition('[')[0]} = {location[-1]} values must be more: add the missing ones"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{name} = {_show(value)} must be a block of keys: write the keys below it, indented"
     if kind == "missing":
         return f"{name} = nothing must be given: add the key `{name.rpartition('.')[2]}`"
     if kind == "house":

@@ -70,7 +70,7 @@ def diagnose() -> Diagnosis:
 
     config = np.show_config(mode="dicts")
     blas = config.get("Build Dependencies", {}).get("blas", {}) if isinstance(config, dict) else {}
-    fft = "MKL" if torch.backends.mkl.is_available() else "pocketfft"
+    fft = "MKL" if "USE_MKL=ON" in torch.__config__.show() else "pocketfft"
     cuda = torch.cuda.is_available()
     return Diagnosis(
         python=sys.version.split()[0],
@@ -134,11 +134,11 @@ def _capacitor() -> tuple[bool, str]:
 
     side, n = 2.0, 4
     grid = side * np.stack(np.meshgrid(np.arange(n), np.arange(n), indexing="ij"), -1).reshape(-1, 2)
-    plane = np.column_stack([grid, np.zeros(len(grid))])
+    plane = np.column_stack([grid, np.full(len(grid), 10.0)])
     cell = np.diag([n * side, n * side, 40.0])
     elastance = []
     for gap in (10.0, 15.0):
-        positions = np.concatenate([plane + [0, 0, 10.0], plane + [0, 0, 10.0 + gap]])
+        positions = np.concatenate([plane, plane + np.array([0.0, 0.0, gap])])
         electrodes = [Electrode(np.arange(16), potential=0.0), Electrode(np.arange(16, 32), potential=1.0)]
         solver = ConstantPotential(electrodes, Coulomb("slab", method="ewald", accuracy=1e-8), smearing=0.5)
         charge = solver.solve(positions, np.zeros(32), cell, forces=False).electrode_charges[1]

@@ -78,15 +78,16 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
         )
     if path.suffix in _TEXT and not _ends_with_a_line(path):
         raise ValueError(
-            f"structure = {path} must end with a complete line: the file is empty or cut off; write or copy it again"
+            f"structure = {path} must end with a complete line: the file is empty or cut off; write or copy "
+            "it again"
         )
     try:
         atoms = ase.io.read(path, index=index)
     except Exception as error:  # whatever ASE's many readers raise, the user needs the file's name
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"structure = {path} must be a complete structure file that ASE reads: {reason[0].rstrip('.')}; check that "
-            "it is not cut off and that its name ends with its format"
+            f"structure = {path} must be a complete structure file that ASE reads: {reason[0].rstrip('.')}; "
+            "check that it is not cut off and that its name ends with its format"
         ) from error
     assert isinstance(atoms, Atoms)
     if len(atoms) == 0:
@@ -94,7 +95,8 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
     unknown = np.flatnonzero(atoms.numbers < 1)
     if len(unknown):
         raise ValueError(
-            f"structure = {path}, atom {unknown[0]} must be an element, not {chemical_symbols[0]}: correct its symbol"
+            f"structure = {path}, atom {unknown[0]} must be an element, not {chemical_symbols[0]}: correct "
+            "its symbol"
         )
     return atoms
 

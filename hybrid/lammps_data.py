@@ -12,21 +12,26 @@ import numpy as np
 from ase import Atoms
 from ase import units as ase_units
 from ase.data import atomic_masses, atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from grahame.hybrid.lammps_sections import DataFile, read_sections
 from grahame.hybrid.shortrange.base import FloatArray, IntArray
+from grahame.hybrid.shortrange.bonded import nearest_vectors
 from grahame.hybrid.shortrange.classical import ClassicalForceField
 from grahame.hybrid.shortrange.lennard_jones import Truncation
 from grahame.hybrid.shortrange.rigid import RigidWater
 from grahame.hybrid.shortrange.tables import ForceFieldTables, Mixing
+
+BoolArray = NDArray[np.bool_]
 
 # Energy in eV and velocity in ASE units per unit of the LAMMPS style; lengths are Å and masses amu in both.
 _STYLES: dict[str, tuple[float, float]] = {
     "real": (float(ase_units.kcal / ase_units.mol), float(1.0 / ase_units.fs)),
     "metal": (1.0, float(1.0 / (1000.0 * ase_units.fs))),
 }
+_LONGEST_BOND = 3.0  # times the equilibrium length, for a bond that the file can mean
 _MASS_TOLERANCE = 0.1  # amu between the file's mass and an element's
 
 
@@ -56,7 +61,8 @@ def load_lammps(
             several types is a sequence of them.
         mixing: "geometric" (LAMMPS' default) or "lorentz-berthelot" (pair_modify mix arithmetic).
         rigid: keep three-atom molecules rigid at the file's equilibrium geometry (fix shake on bonds and
-            angle): their harmonic terms are left out and the atoms carry a `RigidWater` constraint.
+            angle): their harmonic terms are left out, the atoms carry a `RigidWater` constraint, and
+            positions and velocities are made to obey it.
         pbc: periodic directions (the data file does not say): `boundary p p f` is (True, True, False).
         elements: element of a type whose mass is no element's, for instance {1: "C"}.
         cutoff, truncation, switch_distance, electrode_lj: as for `ClassicalForceField`.
@@ -84,6 +90,8 @@ def load_lammps(
     angles, angle_k, angle_t = _bonded(data, "Angles", 3, energy_unit)
     angle_t = np.radians(angle_t)
     n = len(atoms)
+    exclusions, molecules = _exclusions(n, bonds)
+    _check_geometry(data.path, atoms, bonds, bond_r, angles, molecules)
     if rigid:
         constraint, free_bonds, free_angles = _rigid(n, bonds, bond_r, angles, angle_t)
         atoms.set_constraint(constraint)
@@ -94,7 +102,6 @@ def load_lammps(
     else:
         free_bonds = np.ones(len(bonds), dtype=bool)
         free_angles = np.ones(len(angles), dtype=bool)
-    exclusions, molecules = _exclusions(n, bonds)
     coefficients = data.table("Pair Coeffs", 3)
     tables = ForceFieldTables(
         numbers=atoms.numbers,
@@ -138,7 +145,8 @@ def _atoms(
     bad = np.flatnonzero((types < 1) | (types > len(masses)))
     if len(bad):
         raise ValueError(
-            f"type of atom {bad[0] + 1} in {data.path.name} = {types[bad[0]]} must be from 1 to {len(masses)}: "
+            f"type of atom {bad[0] + 1} in {data.path.name} = {types[bad[0]]} must be from 1 to "
+            f"{len(masses)}: "
             "check the Atoms section (atom_style full: id molecule type charge x y z)"
         )
     atoms = Atoms(
@@ -164,7 +172,8 @@ def _element(path: Path, kind: int, mass: float, elements: Mapping[int, str] | N
     nearest = int(np.argmin(np.abs(atomic_masses[1:] - mass))) + 1
     if abs(float(atomic_masses[nearest]) - mass) > _MASS_TOLERANCE:
         raise ValueError(
-            f"mass of type {kind} in {path.name} = {mass} amu must be an element's within {_MASS_TOLERANCE} amu: "
+            f"mass of type {kind} in {path.name} = {mass} amu must be an element's within "
+            f"{_MASS_TOLERANCE} amu: "
             f"name the element with elements={{{kind}: '...'}}"
         )
     return str(chemical_symbols[nearest])
@@ -183,7 +192,8 @@ def _electrodes(types: IntArray, groups: Sequence[int | Sequence[int]], path: Pa
                 )
             if (electrode[chosen] >= 0).any():
                 raise ValueError(
-                    f"electrode_types[{index}] = {kind} must be in one electrode only: take it out of electrode "
+                    f"electrode_types[{index}] = {kind} must be in one electrode only: take it out "
+                    "of electrode "
                     f"{electrode[chosen].max()} or of electrode {index}"
                 )
             electrode[chosen] = index
@@ -210,6 +220,32 @@ def _bonded(
     return atoms - 1, chosen[:, 1] * energy_unit, chosen[:, 2]
 
 
+def _check_geometry(
+    path: Path, atoms: Atoms, bonds: IntArray, lengths: FloatArray, angles: IntArray, molecules: IntArray
+) -> None:
+    """A number that was cut in the middle still reads as a number: bonds and angles must make sense."""
+    pbc = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
+    vectors = nearest_vectors(atoms.positions, bonds, atoms.cell.array, pbc)
+    distances = np.linalg.norm(vectors, axis=1)
+    bad = np.flatnonzero(distances > _LONGEST_BOND * lengths)
+    if len(bad):
+        first, second = bonds[bad[0]] + 1
+        raise ValueError(
+            f"length of bond {bad[0] + 1} of {path.name} (atoms {first} and {second}) = "
+            f"{distances[bad[0]]:.3f} Å must be below {_LONGEST_BOND} times its equilibrium "
+            f"{lengths[bad[0]]:.3f} Å: the file is cut off, or pbc is not that of the simulation"
+        )
+    if len(bonds) and len(angles):
+        owner = molecules[angles]
+        bad = np.flatnonzero((owner != owner[:, :1]).any(axis=1))
+        if len(bad):
+            members = " ".join(str(a + 1) for a in angles[bad[0]])
+            raise ValueError(
+                f"atoms {members} of angle {bad[0] + 1} of {path.name} must be joined by bonds: the file "
+                "is cut off or its Bonds section is incomplete"
+            )
+
+
 def _exclusions(n: int, bonds: IntArray) -> tuple[IntArray, IntArray]:
     """Pairs joined by one to three bonds, and the molecule of each atom."""
     ones = np.ones(2 * len(bonds), dtype=np.int64)
@@ -224,7 +260,7 @@ def _exclusions(n: int, bonds: IntArray) -> tuple[IntArray, IntArray]:
 
 def _rigid(
     n: int, bonds: IntArray, lengths: FloatArray, angles: IntArray, values: FloatArray
-) -> tuple[RigidWater, IntArray, IntArray]:
+) -> tuple[RigidWater, BoolArray, BoolArray]:
     """The constraint of every angle with its two bonds, and masks of the terms that stay flexible."""
     degree = np.bincount(bonds.ravel(), minlength=n)
     alone = (degree[angles[:, 1]] == 2) & (degree[angles[:, 0]] == 1) & (degree[angles[:, 2]] == 1)
@@ -248,4 +284,5 @@ def _rigid(
     constraint = RigidWater(triples, first, 2.0 * first * np.sin(0.5 * values[alone]))
     held = np.zeros(n, dtype=bool)
     held[triples] = True
-    return constraint, ~held[bonds].all(axis=1), ~alone
+    free = np.asarray(~held[bonds].all(axis=1), dtype=np.bool_)
+    return constraint, free, ~alone

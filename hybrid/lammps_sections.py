@@ -73,7 +73,11 @@ class DataFile:
             )
         good = 0
         table = np.zeros((len(rows), columns))
+        # Rows of one section are equally long (coefficients may be followed by more): a short one is cut.
+        width = columns if section.endswith("Coeffs") else max(columns, len(rows[0]) if rows else 0)
         for row in rows:
+            if len(row) < width:
+                break
             try:
                 table[good] = [float(word) for word in row[:columns]]
             except ValueError:
@@ -86,14 +90,16 @@ class DataFile:
             )
         if good != wanted:
             raise ValueError(
-                f"rows of section {section} of {name} = {good} must be {wanted} as the header says: the file is "
+                f"rows of section {section} of {name} = {good} must be {wanted} as the header says: "
+                "the file is "
                 "cut off, copy it again"
             )
         ids = table[:wanted, 0].astype(np.int64)
         order = np.argsort(ids, kind="stable")
         if not np.array_equal(ids[order], np.arange(1, wanted + 1)):
             raise ValueError(
-                f"ids of section {section} of {name} must be 1 to {wanted}, each once: renumber them with LAMMPS' "
+                f"ids of section {section} of {name} must be 1 to {wanted}, each once: renumber "
+                "them with LAMMPS' "
                 "reset_atoms id and write_data"
             )
         sorted_table: FloatArray = table[:wanted][order]
@@ -149,13 +155,15 @@ def read_sections(path: Path) -> DataFile:
 def _check_section(path: Path, heading: str, style: str) -> None:
     if heading not in _READ:
         raise ValueError(
-            f"section = {heading} of {path.name} must be one of {', '.join(_READ)}: other terms are not computed "
+            f"section = {heading} of {path.name} must be one of {', '.join(_READ)}: other terms are "
+            "not computed "
             "here, remove them from the file if they do not matter"
         )
     known = _STYLES.get(heading)
     if known and style and style.split()[0] not in known:
         raise ValueError(
-            f"style of section {heading} of {path.name} = {style.split()[0]} must be one of {', '.join(known)}: "
+            f"style of section {heading} of {path.name} = {style.split()[0]} must be one of "
+            f"{', '.join(known)}: "
             "other forms are not computed here"
         )
 
@@ -170,17 +178,20 @@ def _check_header(path: Path, counts: dict[str, int], box: dict[str, tuple[float
     for section in ("Dihedrals", "Impropers"):
         if counts.get(section, 0) > 0:
             raise ValueError(
-                f"{section.lower()} of {path.name} = {counts[section]} must be 0: dihedral and improper terms are "
+                f"{section.lower()} of {path.name} = {counts[section]} must be 0: dihedral and "
+                "improper terms are "
                 "not computed here"
             )
     for axis in "xyz":
         if axis not in box:
             raise ValueError(
-                f"header of {path.name} must give the box as '0.0 10.0 {axis}lo {axis}hi': it is no LAMMPS data "
+                f"header of {path.name} must give the box as '0.0 10.0 {axis}lo {axis}hi': it is no "
+                "LAMMPS data "
                 "file or it is cut off"
             )
         low, high = box[axis]
         if not high > low:
             raise ValueError(
-                f"box of {path.name} along {axis} = {low} to {high} Å must have a positive length: check the header"
+                f"box of {path.name} along {axis} = {low} to {high} Å must have a positive length: "
+                "check the header"
             )

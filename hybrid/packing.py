@@ -28,7 +28,7 @@ HYDROGEN_METAL = 1.8  # Å; hydrogen to the plane of the outermost metal atoms
 BOND_LENGTH = 1.0  # Å
 ANGLE = math.radians(109.47)
 
-_PUSHES = 4000
+_PUSHES = 1500
 _SWEEPS = 40
 _TRIALS = 40
 

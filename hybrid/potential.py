@@ -43,6 +43,7 @@ class HybridResult:
         internal_energy: E_SR + U, eV; Omega = internal_energy - work (+ field_energy).
         short_range_energy: E_SR, eV.
         work: sum of psi_g Q_g over groups at held potentials, eV.
+        field_energy: -V E²/(8 pi k) in finite field, 0 elsewhere, eV.
         forces: (n, 3) -dOmega/dR, eV/Å.
         stress: (3, 3) dOmega/d(strain)/V, eV/Å³, V of the user's cell; None where not asked for.
         charges: (n,) e.
@@ -57,6 +58,7 @@ class HybridResult:
     internal_energy: float
     short_range_energy: float
     work: float
+    field_energy: float
     forces: Floats
     stress: Floats | None
     charges: Floats
@@ -123,7 +125,7 @@ class HybridPotential:
         """
         repeated = self._check(positions, cell, pbc)
         boundary = self.coulomb.boundary
-        shifts = image_shifts(positions, numbers, cell, self._indices, boundary)
+        shifts = image_shifts(positions, numbers, cell, self._indices, boundary, pbc[2])
         if shifts.any():
             positions = positions + shifts[:, None] * cell[2]
         near = self.short_range.compute(positions, numbers, cell, repeated, stress)
@@ -150,6 +152,7 @@ class HybridPotential:
             internal_energy=near.energy + float(far.internal_energy),
             short_range_energy=near.energy,
             work=float(far.work),
+            field_energy=float(far.field_energy),
             forces=near.forces + far.forces,
             stress=self._stress(near.virial, far.stress, cell) if stress else None,
             charges=np.asarray(far.charges),
@@ -195,6 +198,7 @@ class HybridPotential:
             internal_energy=energy,
             short_range_energy=near.energy,
             work=0.0,
+            field_energy=0.0,
             forces=near.forces + far.forces,
             stress=None if box is None or not stress else self._stress(near.virial, far.stress, box),
             charges=np.asarray(near.charges),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.hybrid.shortrange.classical import ClassicalForceField
+from grahame.hybrid.trajectories import atom_charges
 from grahame.hybrid.unwrap import image_shifts
 
 Floats = NDArray[np.float64]
@@ -76,6 +77,7 @@ def solve_structure(
     potentials: Mapping[int, float] | None = None,
     charges: Mapping[int, float] | None = None,
     groups: Mapping[int, Sequence[int]] | None = None,
+    force_field: ClassicalForceField | None = None,
     charges_from: str = "auto",
     boundary: str = "auto",
     method: str = "auto",
@@ -93,6 +95,7 @@ def solve_structure(
         potentials: group number -> V held.
         charges: group number -> e held.
         groups: group number -> atom indices, instead of the array.
+        force_field: takes charges and excluded pairs from this one, e.g. that of `load_lammps`.
         charges_from: of the electrolyte: "classical" (SPC/Fw water, Na+, Cl-, with intramolecular pairs left
             out of the energy), "file" (the structure's charges, nothing left out), or "auto": the file's
             where it holds any, else classical.
@@ -119,11 +122,12 @@ def solve_structure(
     if len(bad):
         shown = ", ".join(f"{v:g}" for v in positions[bad[0]])
         raise ValueError(f"positions[{bad[0]}] = ({shown}) Å must be finite: check the structure file")
-    source = _source(atoms, charges_from, indices)
+    source = "file" if force_field is not None else _source(atoms, charges_from, indices)
     exclusions: Ints | None = None
     if source == "classical":
-        short = ClassicalForceField.from_atoms(atoms, [i.tolist() for i in indices])
-        given, exclusions = short.charges, short.exclusions
+        force_field = ClassicalForceField.from_atoms(atoms, [i.tolist() for i in indices])
+    if force_field is not None:
+        given, exclusions = force_field.charges, force_field.exclusions
     else:
         given = _file_charges(atoms)
     cell = None if boundary == "open" else np.array(atoms.cell)
@@ -169,8 +173,8 @@ def _groups(atoms: Atoms, groups: Mapping[int, Sequence[int]] | None) -> dict[in
         return {int(g): np.asarray(i, dtype=np.int64) for g, i in groups.items()}
     if "electrode" not in atoms.arrays:
         raise ValueError(
-            'structure must have an array "electrode" (0, 1, ... and -1 for the electrolyte): name the atoms, e.g. '
-            "--electrode 0=0:192, or use a cell of `grahame build`"
+            "structure must have an array `electrode` (0, 1, ... and -1 for the electrolyte): name the "
+            "atoms, e.g. --electrode 0=0:192, or use a cell of `grahame build`"
         )
     number = np.asarray(atoms.arrays["electrode"])
     return {int(g): np.flatnonzero(number == g) for g in np.unique(number[number >= 0])}
@@ -184,7 +188,8 @@ def _electrodes(
         for g in held:
             if g not in members:
                 raise ValueError(
-                    f"{name} of electrode {g} must belong to an electrode with atoms: the structure has {known}"
+                    f"{name} of electrode {g} must belong to an electrode with atoms: the structure has "
+                    f"{known}"
                 )
     out = []
     for g in sorted(members):
@@ -211,18 +216,17 @@ def _boundary(atoms: Atoms, held: int, groups: int) -> str:
     if flags == (False, False, False):
         return "open"
     raise ValueError(
-        f"pbc = ({', '.join(map(str, flags))}) must be (True, True, False) for a slab, (True, True, True) or (False, "
-        "False, False): reorder the cell so that its third vector leaves the surface"
+        f"pbc = ({', '.join(map(str, flags))}) must be (True, True, False) for a slab, (True, True, True) or "
+        "(False, False, False): reorder the cell so that its third vector leaves the surface"
     )
 
 
 def _file_charges(atoms: Atoms) -> Floats:
-    """Charges that came with the structure: a calculator's, or initial charges."""
-    if atoms.calc is not None and "charges" in getattr(atoms.calc, "results", {}):
-        return np.asarray(atoms.calc.results["charges"], dtype=float)
-    if "charges" in atoms.arrays:
-        return np.asarray(atoms.arrays["charges"], dtype=float)
-    return np.asarray(atoms.get_initial_charges(), dtype=float)
+    """Charges that came with the structure; zeros without any."""
+    try:
+        return atom_charges(atoms)
+    except ValueError:
+        return np.zeros(len(atoms))
 
 
 def _source(atoms: Atoms, wish: str, solved: Sequence[Ints]) -> str:
@@ -234,8 +238,8 @@ def _source(atoms: Atoms, wish: str, solved: Sequence[Ints]) -> str:
     has = bool(np.any(_file_charges(atoms)[liquid] != 0.0))
     if wish == "file" and not has and liquid.any():
         raise ValueError(
-            "charges_from = file must find charges of the electrolyte in the structure: it holds none; use classical "
-            "or add a column `initial_charges`"
+            "charges_from = file must find charges of the electrolyte in the structure: it holds none; use "
+            "classical or add a column `initial_charges`"
         )
     if not liquid.any():
         return "none"

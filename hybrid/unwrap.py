@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 BOND_FACTOR = 1.3  # longest bond / sum of covalent radii: 1.26 Å for O-H, 3.5 Å for Au-Au
+TOUCH = 3.5  # Å; electrolyte closer than this to other atoms is in contact with them
 NEAR = 4.0  # Å; matter closer than this along the normal is a molecule's surroundings
 # Ions that touch water closer than covalent radii add up without being bonded to it.
 _NEVER_BONDED = frozenset([3, 11, 19, 37, 55, 4, 12, 20, 38, 56])
@@ -33,6 +34,7 @@ def image_shifts(
     cell: Floats,
     electrodes: Sequence[Ints] = (),
     boundary: str = "slab",
+    wrapped: bool = False,
 ) -> Ints:
     """Number of cell vectors c to add to every atom so that nothing is cut by the boundary along the normal.
 
@@ -50,6 +52,8 @@ def image_shifts(
         cell: (3, 3) Å, rows.
         electrodes: atom indices of each electrode.
         boundary: of the Coulomb operator; "3d" and "open" have no boundary along a normal.
+        wrapped: whether positions are known up to c only (pbc along c). Then electrolyte that touches other
+            atoms through the boundary of a slab is refused: the boundary would cut it.
     Returns:
         (n,) integers, all zero where the positions can stay as they are.
     Raises:
@@ -66,18 +70,21 @@ def image_shifts(
     for g, members in enumerate(electrodes):
         owner[members] = g
     reach = 2.0 * BOND_FACTOR * float(covalent_radii[numbers].max())
-    cut_possible = np.ptp(height) * abs(length) > abs(length) - reach
+    vacuum = (1.0 - float(np.ptp(height))) * abs(length)
+    cut_possible = vacuum < reach
+    touch_possible = wrapped and vacuum < TOUCH and boundary.startswith("slab")
     solved = owner >= 0
     outside_possible = boundary != "displacement" and bool(solved.any()) and _any_outside(height, solved)
-    if not (cut_possible or outside_possible):
-        return none
-    if (
-        cut_possible
-        and not outside_possible
-        and not _cut_bonds(positions, numbers, cell, owner, height, reach)
+    shifts = none
+    if outside_possible or (
+        cut_possible and _cut_bonds(positions, numbers, cell, owner, height, reach / abs(length))
     ):
-        return none
-    return _resolve(positions, numbers, cell, owner, boundary, height, abs(length), reach)
+        shifts = _resolve(positions, numbers, cell, owner, boundary, height, abs(length), reach)
+    if touch_possible:
+        _refuse_contact(
+            positions + shifts[:, None] * cell[2], numbers, cell, owner, height + shifts, TOUCH / abs(length)
+        )
+    return shifts
 
 
 def _any_outside(height: Floats, solved: NDArray[np.bool_]) -> bool:
@@ -101,14 +108,34 @@ def _bonds(
 
 
 def _cut_bonds(
-    positions: Floats, numbers: Ints, cell: Floats, owner: Ints, height: Floats, reach: float
+    positions: Floats, numbers: Ints, cell: Floats, owner: Ints, height: Floats, width: float
 ) -> bool:
     """Whether a bond crosses the boundary; looks only at the atoms close enough to it."""
-    width = reach / abs(float(np.linalg.det(cell))) * float(np.linalg.norm(np.cross(cell[0], cell[1])))
-    near = (height < height.max() - 1.0 + width) | (height > height.min() + 1.0 - width)
-    chosen = np.flatnonzero(near)
+    chosen = _near_boundary(height, width)
+    reach = 2.0 * BOND_FACTOR * float(covalent_radii[numbers].max())
     crossing = _bonds(positions[chosen], numbers[chosen], cell, owner[chosen], reach)[2]
     return bool((crossing != 0).any())
+
+
+def _near_boundary(height: Floats, width: float) -> Ints:
+    """Atoms with another one closer than `width` (fraction of the cell) through the boundary."""
+    near = (height < height.max() - 1.0 + width) | (height > height.min() + 1.0 - width)
+    return np.flatnonzero(near).astype(np.int64)
+
+
+def _refuse_contact(
+    positions: Floats, numbers: Ints, cell: Floats, owner: Ints, height: Floats, width: float
+) -> None:
+    """Raise where electrolyte touches anything through the boundary: no side is outside there."""
+    chosen = _near_boundary(height, width)
+    pairs = neighbor_pairs(positions[chosen], cell, (True, True, True), TOUCH)
+    i, j = chosen[pairs.i], chosen[pairs.j]
+    bad = np.flatnonzero((pairs.shifts[:, 2] != 0) & ((owner[i] < 0) | (owner[j] < 0)))
+    if len(bad):
+        first, second = int(i[bad[0]]), int(j[bad[0]])
+        atom, other = (first, second) if owner[first] < 0 else (second, first)
+        name = f"{other} ({chemical_symbols[int(numbers[other])]})"
+        raise _refusal(atom, numbers, f"it touches atom {name} through the boundary")
 
 
 def _resolve(
@@ -127,15 +154,21 @@ def _resolve(
     count, label = connected_components(graph, directed=False)
     shifts = _make_whole(graph, label, count, i, j, crossing, numbers)
     cut = np.zeros(count, dtype=bool)
-    for fragment in np.unique(label[shifts != 0]):
+    touched = np.isin(label, label[shifts != 0])
+    for fragment in np.unique(label[touched]):
         members = np.flatnonzero(label == fragment)
         values, counts = np.unique(shifts[members], return_counts=True)
         cut[fragment] = len(values) > 1
         best = values[counts == counts.max()]
         if len(best) > 1 and owner[members[0]] >= 0:
-            raise _refusal(
-                members[0], numbers, "half of electrode %d lies on either side" % owner[members[0]]
-            )
+            rest = height[(owner < 0) & ~touched]
+            best = best[
+                [
+                    _electrode_image(
+                        height[members] + shifts[members], best, rest, length, (members[0], numbers)
+                    )
+                ]
+            ]
         shifts[members] -= best[0]
     if boundary == "displacement":
         return shifts
@@ -154,6 +187,18 @@ def _resolve(
         elif cut[fragment]:
             shifts[members] += _side(where, members, whole, length, numbers)
     return shifts
+
+
+def _electrode_image(
+    where: Floats, images: Ints, electrolyte: Floats, length: float, name: tuple[int, Ints]
+) -> int:
+    """Which of several equally populated images of a cut electrode is on the electrolyte's side."""
+    if len(electrolyte):
+        gaps = [np.median(np.abs(where.mean() - k - electrolyte)) * length for k in images]
+        nearest, second = np.argsort(gaps)[:2]
+        if gaps[second] - gaps[nearest] > 1.0:
+            return int(nearest)
+    raise _refusal(*name, "its electrode is cut in halves and either side could be meant")
 
 
 def _make_whole(

@@ -9,7 +9,8 @@ M_p (degree p - 1, support 0 < u < p) interpolate the phase factors of the waves
 which is exact wherever u - p/2 is an integer: D(m) is what the sum gives there. So the structure factor is
 the transform of charges spread on the mesh, up to a phase,
 
-    |S(G)| ~ |FFT[Q](m)| / |D(m1) D(m2) D(m3)|,      Q(l) = sum_j q_j M_p(u_1j - l_1) M_p(u_2j - l_2) M_p(u_3j - l_3),
+    |S(G)| ~ |FFT[Q](m)| / |D(m1) D(m2) D(m3)|,
+    Q(l) = sum_j q_j M_p(u_1j - l_1) M_p(u_2j - l_2) M_p(u_3j - l_3),
 
 and the energy of the waves
 
@@ -53,12 +54,14 @@ def interpolation_factors(n: int, order: int) -> Tensor:
     values = spline_values(half, order)  # M_p(half + k); the centre p/2 is at k = (p - 1)//2 or p/2
     l = torch.arange(order, dtype=torch.float64) - (order // 2)
     m = torch.arange(n, dtype=torch.float64)
-    return torch.cos(2 * math.pi / n * m[:, None] * l) @ values
+    out: Tensor = torch.cos(2 * math.pi / n * m[:, None] * l) @ values
+    return out
 
 
 def frequencies(n: int) -> Tensor:
-    """Signed wave numbers m of a transform of length n, and 0 at the edge m = n/2; float64 on the CPU."""
-    return torch.fft.fftfreq(n, d=1.0 / n, dtype=torch.float64)
+    """Signed wave numbers m of a transform of length n, -n/2 at the edge; float64 on the CPU."""
+    out: Tensor = torch.fft.fftfreq(n, d=1.0 / n, dtype=torch.float64)
+    return out
 
 
 def wave_vectors(cell: Tensor, mesh: Mesh) -> Tensor:
@@ -66,12 +69,13 @@ def wave_vectors(cell: Tensor, mesh: Mesh) -> Tensor:
     n1, n2, n3 = mesh
     axes = [frequencies(n1), frequencies(n2), torch.arange(n3 // 2 + 1, dtype=torch.float64)]
     m = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).to(cell)
-    return 2 * math.pi * m @ torch.linalg.inv(cell).T
+    out: Tensor = 2 * math.pi * m @ torch.linalg.inv(cell).T
+    return out
 
 
 def mesh_factors(mesh: Mesh, order: int) -> Tensor:
     """[D(m1) D(m2) D(m3)]^-2 times how often the stored wave counts (1 or 2), 0 for G = 0 and the edges."""
-    n1, n2, n3 = mesh
+    n3 = mesh[2]
     squares = []
     for n in mesh:
         square = interpolation_factors(n, order) ** -2
@@ -113,4 +117,5 @@ def wave_energy(
 ) -> Tensor:
     """Energy of the waves on the mesh in e²/Å."""
     transform = torch.fft.rfftn(spread(positions, charges, cell, mesh, order))
-    return (influence(cell, alpha, mesh, order) * (transform.real**2 + transform.imag**2)).sum()
+    out: Tensor = (influence(cell, alpha, mesh, order) * (transform.real**2 + transform.imag**2)).sum()
+    return out

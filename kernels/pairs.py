@@ -54,7 +54,8 @@ def screened_energy(
     if shift:
         value, slope = shift_terms(alpha, cutoff)
         f = f - value - slope * (r - cutoff)
-    return (charges[i] * charges[j] * f).sum()
+    energy: Tensor = (charges[i] * charges[j] * f).sum()
+    return energy
 
 
 def bare_energy(
@@ -70,4 +71,5 @@ def bare_energy(
     r = torch.linalg.vector_norm(pair_vectors(positions, cell, i, j, shifts), dim=1)
     g, point = gaussian_exponents(smearing, i, j)
     f = torch.where(point, torch.ones_like(r), torch.special.erf(g * r)) / r
-    return (charges[i] * charges[j] * f).sum()
+    energy: Tensor = (charges[i] * charges[j] * f).sum()
+    return energy

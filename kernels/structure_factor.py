@@ -47,14 +47,14 @@ def wave_energy(positions: Tensor, charges: Tensor, cell: Tensor, alpha: float, 
         g2 = (g**2).sum(1)
         weight = 4 * math.pi / torch.abs(torch.linalg.det(h)) * torch.exp(-g2 / (4 * alpha**2)) / g2
         phase = g @ x.T
-        return (weight * ((torch.cos(phase) @ q) ** 2 + (torch.sin(phase) @ q) ** 2)).sum()
+        energy: Tensor = (weight * ((torch.cos(phase) @ q) ** 2 + (torch.sin(phase) @ q) ** 2)).sum()
+        return energy
 
     total = torch.zeros((), dtype=positions.dtype, device=positions.device)
     rows = max(1, _CHUNK // max(len(positions), 1))
     for start in range(0, len(kvectors), rows):
         chunk = kvectors[start : start + rows]
         if torch.is_grad_enabled() and len(kvectors) > rows:
-            # mypy: checkpoint is untyped.
             total = total + checkpoint(part, positions, charges, cell, chunk, use_reentrant=False)
         else:
             total = total + part(positions, charges, cell, chunk)

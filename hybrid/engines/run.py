@@ -273,6 +273,7 @@ class _Run:
         if self._fmax() <= block.fmax:
             return False
         self.integrator.step()
+        self.simulation.atoms.get_forces()
         return True
 
     def _advance(self, block: StageConfig) -> bool:

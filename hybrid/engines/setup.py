@@ -215,7 +215,9 @@ def prepare(config: RunConfig, start: Atoms) -> Simulation:
     groups = select_all(config, start)
     atoms = start.copy()
     cell = np.array(atoms.cell)
-    shifts = image_shifts(atoms.positions, atoms.numbers, cell, groups, config.coulomb.boundary)
+    shifts = image_shifts(
+        atoms.positions, atoms.numbers, cell, groups, config.coulomb.boundary, bool(atoms.pbc[2])
+    )
     atoms.positions += shifts[:, None] * cell[2]
     electrode = np.full(len(atoms), -1, dtype=np.int64)
     for g, members in enumerate(groups):

@@ -124,9 +124,15 @@ def make_rows(n: int, first: IntArray, second: IntArray, shifts: IntArray) -> Pa
     reach = int(np.abs(s).max()) if len(s) else 0
     base = 2 * reach + 1
     code = ((s[:, 0] + reach) * base + s[:, 1] + reach) * base + s[:, 2] + reach
-    images, image = np.unique(code, return_inverse=True)
+    if base**3 <= 4 * len(code) + 1000:
+        images = np.flatnonzero(np.bincount(code, minlength=base**3))
+        number = np.zeros(base**3, dtype=np.int64)
+        number[images] = np.arange(len(images))
+        image = number[code]
+    else:
+        images, image = np.unique(code, return_inverse=True)
     distinct = np.column_stack([images // base**2, images // base % base, images % base]) - reach
-    start, order = _sorted_rows(n, len(images), i, j, image.astype(np.int64).ravel())
+    start, order = _sorted_rows(n, len(images), i, j, image.ravel())
     return PairRows(
         start=start,
         second=j[order].astype(np.int32),

@@ -90,9 +90,9 @@ class ForceFieldTables:
             got = getattr(self, name).shape
             if got != wanted:
                 raise ValueError(f"shape of {name} = {got} must be {wanted}: give one entry per atom or term")
-        self._check_indices("types", self.types, t, "Lennard-Jones type")
+        self._check_indices("types", self.types, t, "a Lennard-Jones type")
         for name in ("bonds", "angles", "exclusions"):
-            self._check_indices(name, getattr(self, name), n, "atom")
+            self._check_indices(name, getattr(self, name), n, "an atom")
         for name in ("epsilon", "sigma", "bond_constants", "bond_lengths", "angle_constants"):
             values = getattr(self, name)
             bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
@@ -106,7 +106,7 @@ class ForceFieldTables:
         bad = indices[(indices < 0) | (indices >= limit)]
         if len(bad):
             raise ValueError(
-                f"{name} = {bad[0]} must be the index of a {what} from 0 to {limit - 1}: count from 0"
+                f"{name} = {bad[0]} must be the index of {what} from 0 to {limit - 1}: count from 0"
             )
 
 

@@ -1,0 +1,394 @@
+"""The linear system of one electrode solve, and what is kept between solves.
+
+The unknowns are the charges of the solved atoms and, with held charges in finite field, the field strength E
+along the normal, which obeys E L = -(psi_top - psi_bot). A state (q, E) is judged by its mismatch,
+
+    r = psi - (Aq+b)       on the solved atoms, and
+    E L + psi_top - psi_bot,
+
+evaluated with the operator itself, and corrected through the inverse of A in the null space of the
+constraints. The inverse may belong to a slightly different discretisation (an Ewald sum under a mesh) or
+geometry (electrodes that moved a little): the corrections converge all the same, to the operator's own answer.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from grahame.electrostatics import checks
+from grahame.electrostatics.coulomb import Coulomb
+from grahame.electrostatics.equilibration import Constraints, ConstrainedInverse, Factor, conjugate_gradients
+from grahame.electrostatics.system import System
+from grahame.kernels.neighbors import NeighborList
+
+# Largest dense matrix that "auto" factorises: 4000² numbers are 128 MB.
+_LARGEST_DENSE = 4000
+# Below this many solved atoms a new factor is cheaper than iterating on an old one.
+_ALWAYS_DENSE = 100
+# More iterations than this say that the factor has aged.
+_AGED = 12
+_MAX_ITERATIONS = 2000
+_SAME_PLACE = 1e-9
+
+
+@dataclass(frozen=True)
+class LinearProblem:
+    """One solve, without graph.
+
+    Attributes:
+        system: the operator at this geometry.
+        exclusions: excluded pairs of all atoms.
+        solved, group_of: (s,) indices of the solved atoms and their electrodes.
+        by_charge: which electrodes are held at a charge.
+        constraints, sums: sets of solved atoms and what their charges add up to, e.
+        drive: (s,) psi - chi + E.r, without the field that follows charges, V.
+        hardness: (s,) J in V/e.
+        charges: (n,) charges of the electrolyte, 0 on the solved atoms.
+        follows: whether the field strength is an unknown.
+        heights, length, order: z of the solved atoms, L, and (bottom, top), in finite field.
+    """
+
+    system: System
+    exclusions: Any
+    solved: Tensor
+    group_of: Tensor
+    by_charge: tuple[bool, ...]
+    constraints: Constraints
+    sums: Tensor
+    drive: Tensor
+    hardness: Tensor
+    charges: Tensor
+    follows: bool
+    heights: Tensor | None
+    length: float | None
+    order: tuple[int, int] | None
+
+    def group_means(self, v: Tensor) -> Tensor:
+        """Mean of v (s,) over each electrode."""
+        sizes = torch.bincount(self.group_of).to(torch.float64)
+        return v.new_zeros(len(sizes)).index_add(0, self.group_of, v) / sizes
+
+    def difference(self, means: Tensor) -> Tensor:
+        """Top minus bottom."""
+        assert self.order is not None
+        return means[self.order[1]] - means[self.order[0]]
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """psi - (Aq+b) on the solved atoms, (Aq+b) averaged per electrode, and the field it was taken at."""
+
+    residual: Tensor
+    means: Tensor
+    strength: Tensor | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Charges of the solved atoms, following field strength, iterations and corrections so far."""
+
+    charges: Tensor
+    strength: Tensor | None
+    iterations: int
+    rounds: int
+
+
+class LinearSolver:
+    """Keeps the factor, the last charges and the lists of the solved atoms between solves."""
+
+    def __init__(self, coulomb: Coulomb, mode: str) -> None:
+        self.coulomb = coulomb
+        self.mode = mode
+        self.factorizations = 0
+        self._factor: Factor | None = None
+        self._matrix: Tensor | None = None
+        self._place: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None
+        self._aged = False
+        self._history: list[Tensor] = []
+        self._neighbors: NeighborList | None = None
+        self._subset: System | None = None
+        self._problem: LinearProblem | None = None
+        self._scale = 1.0
+
+    # ------------------------------------------------------------------ the factor
+
+    def prepare(self, problem: LinearProblem) -> None:
+        """Make the factor if there is none, or if this geometry wants a new one."""
+        self._problem, self._subset = problem, None
+        if self.mode == "iterative" or self._factor_fits(problem):
+            return
+        n = len(problem.solved)
+        if self.mode == "auto" and self._factor is None and n > _LARGEST_DENSE:
+            return
+        rigid_sets = self._factor is not None and bool(
+            (self._factor.constraints.set_of.shape == problem.constraints.set_of.shape)
+            and (self._factor.constraints.set_of == problem.constraints.set_of).all()
+        )
+        dense = self.mode == "direct" or n <= _ALWAYS_DENSE or problem.system.parameters.method == "exact"
+        if not dense and rigid_sets and not self._aged:
+            return
+        self._build(problem)
+
+    def _build(self, problem: LinearProblem) -> None:
+        x, s = problem.system.positions[problem.solved], problem.system.smearing[problem.solved]
+        p = problem.system.parameters
+        method = "exact" if p.method == "exact" else "ewald"
+        # The padding is the whole system's, so that both see the same periodic images.
+        vacuum: float | str = max(p.padding, 0.0) if self.coulomb.boundary == "slab" else "auto"
+        if p.padding < 0.0:
+            vacuum = "auto"
+        operator = Coulomb(
+            self.coulomb.boundary,
+            method,
+            self.coulomb.accuracy,
+            vacuum,
+            self.coulomb.background,
+            self.coulomb.coulomb_constant,
+        )
+        inner = _inner_exclusions(problem)
+        with torch.no_grad():
+            matrix = operator.bind(x, problem.system.cell, s, inner).matrix() + torch.diag(problem.hardness)
+        self._factor = Factor(matrix, problem.constraints)
+        self._matrix = matrix
+        self._place = (x, problem.system.cell, problem.hardness, s)
+        self._aged = False
+        self.factorizations += 1
+
+    def _factor_fits(self, problem: LinearProblem) -> bool:
+        """Whether the factor belongs to exactly this geometry and these constraints."""
+        if self._factor is None or self._place is None:
+            return False
+        x, h, hardness, s = self._place
+        now = problem.system
+        if len(x) != len(problem.solved) or not torch.equal(self._factor.constraints.set_of, problem.constraints.set_of):
+            return False
+        if (h is None) != (now.cell is None):
+            return False
+        near = [(x, now.positions[problem.solved]), (hardness, problem.hardness), (s, now.smearing[problem.solved])]
+        if h is not None and now.cell is not None:
+            near.append((h, now.cell))
+        return all(bool(torch.allclose(a, b, rtol=0.0, atol=_SAME_PLACE)) for a, b in near)
+
+    def factor(self, name: str) -> Factor:
+        """The factor, made now if the last solve needed none."""
+        if self._problem is None:
+            raise RuntimeError(f"{name} must be asked for after a solve: it depends on the geometry; call solve first")
+        if not self._factor_fits(self._problem):
+            self._build(self._problem)
+        assert self._factor is not None
+        return self._factor
+
+    # ------------------------------------------------------------------- products
+
+    def _product(self, problem: LinearProblem, v: Tensor) -> Tensor:
+        """A v, from the matrix where it belongs to this geometry, else from the operator on the solved atoms."""
+        if self._matrix is not None and self._factor_fits(problem):
+            return self._matrix @ v
+        if self._subset is None:
+            x, s = problem.system.positions[problem.solved], problem.system.smearing[problem.solved]
+            p = problem.system.parameters
+            if p.method != "exact" and (self._neighbors is None or self._neighbors.cutoff != p.cutoff):
+                self._neighbors = NeighborList(p.cutoff)
+            self._subset = self.coulomb.bind(
+                x, problem.system.cell, s, _inner_exclusions(problem), parameters=p, neighbors=self._neighbors
+            )
+        return self._subset.potential(v) + problem.hardness * v
+
+    def inverse(self, problem: LinearProblem, r: Tensor, tolerance: float) -> tuple[Tensor, int]:
+        """(P A P)^-1 P r: by the factor where it fits, else by conjugate gradients."""
+        if self._factor is not None and self._factor_fits(problem):
+            return self._factor.solve(r), 0
+        factor = self._factor
+        fits = factor is not None and torch.equal(factor.constraints.set_of, problem.constraints.set_of)
+        scale = max(float(problem.constraints.project(r).norm()), 1e-300)
+        result = conjugate_gradients(
+            lambda v: self._product(problem, v),
+            factor.solve if factor is not None and fits else lambda v: v,
+            problem.constraints,
+            r,
+            scale,
+            tolerance,
+            _MAX_ITERATIONS,
+        )
+        if result.iterations > _AGED and fits:
+            self._aged = True
+        return result.solution, result.iterations
+
+    # ------------------------------------------------------------------ the solve
+
+    def start(self, problem: LinearProblem, tolerance: float) -> Answer:
+        """First answer: the extrapolated charges, corrected once."""
+        c = problem.constraints
+        guess = self._extrapolated(len(problem.solved))
+        if c.count:
+            guess = guess + c.spread((problem.sums - c.sums(guess)) / c.sizes())
+        potential = problem.system.potential(problem.charges.index_put((problem.solved,), guess))[problem.solved]
+        inner = potential + problem.hardness * guess
+        strength = torch.zeros((), dtype=torch.float64) if problem.follows else None
+        # The residual without solved charges is the natural scale of this right-hand side.
+        residual = problem.drive - inner
+        self._scale = max(float(c.project(residual + self._product(problem, guess)).norm()), 1e-10)
+        means = problem.group_means(-residual)
+        return self.correct(problem, Answer(guess, strength, 0, 0), Mismatch(residual, means, strength), tolerance)
+
+    def correct(self, problem: LinearProblem, answer: Answer, mismatch: Mismatch, tolerance: float) -> Answer:
+        """One correction of the charges (and of the following field) from the mismatch."""
+        size = float(problem.constraints.project(mismatch.residual).norm())
+        # The correction needs only the digits that the mismatch lacks.
+        wanted = min(0.1, max(1e-14, 0.3 * tolerance * self._scale / max(size, 1e-300)))
+        step, iterations = self.inverse(problem, mismatch.residual, wanted)
+        charges, strength = answer.charges + step, answer.strength
+        if problem.follows:
+            assert strength is not None
+            y, more = self._field_response(problem)
+            gap = self._gap(problem, strength, mismatch.means, problem.length) + problem.difference(
+                problem.group_means(self._product(problem, step))
+            )
+            change = -gap / self._stiffness(problem, y)
+            charges, strength = charges + change * y, strength + change
+            iterations += more
+        return Answer(charges, strength, answer.iterations + iterations, answer.rounds + 1)
+
+    def newton(
+        self,
+        problem: LinearProblem,
+        solved: Tensor,
+        strength: Tensor | None,
+        residual: Tensor,
+        means: Tensor,
+        length: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """`correct` with a graph: the inverse is held, the mismatch carries the derivatives."""
+
+        def apply(r: Tensor) -> Tensor:
+            return self.inverse(problem, r, 1e-13)[0]
+
+        step: Tensor = ConstrainedInverse.apply(residual, apply)  # type: ignore[no-untyped-call]
+        if strength is None:
+            return solved + step, None
+        y, _ = self._field_response(problem)
+        # Top minus bottom of A times the step, with A held: its gradient is A times the difference vector.
+        weights = self._product(problem, self._difference_vector(problem))
+        gap = strength * length + problem.difference(means) + weights @ step
+        change = -gap / self._stiffness(problem, y)
+        return solved + step + change * y, strength + change
+
+    def relative_residual(self, problem: LinearProblem, mismatch: Mismatch) -> float:
+        """|P r| (and the field's own condition) relative to the scale of the right-hand side."""
+        size = float(problem.constraints.project(mismatch.residual).norm())
+        if problem.follows:
+            assert mismatch.strength is not None
+            gap = self._gap(problem, mismatch.strength, mismatch.means, problem.length)
+            size = math.hypot(size, float(gap))
+        return size / self._scale
+
+    def remember(self, answer: Answer) -> None:
+        """Keep the charges for the next solve's first guess."""
+        self._history = [answer.charges.detach(), *self._history[:2]]
+
+    def capacitance(self) -> Tensor:
+        """dQ_g/dpsi_h at fixed ions, (groups, groups) in e/V."""
+        if self._problem is None:
+            raise RuntimeError("capacitance must be asked for after a solve: it depends on the geometry; call solve first")
+        problem = self._problem
+        groups = len(problem.by_charge)
+        out = torch.zeros((groups, groups), dtype=torch.float64)
+        for g in range(groups):
+            if problem.by_charge[g]:
+                continue
+            drive = (problem.group_of == g).to(torch.float64)
+            if problem.order is not None:
+                assert problem.heights is not None and problem.length is not None
+                sign = 1.0 if g == problem.order[1] else -1.0
+                drive = drive - sign * problem.heights / problem.length
+            response = self.inverse(problem, drive, 1e-12)[0]
+            out[:, g] = torch.zeros(groups, dtype=torch.float64).index_add(0, problem.group_of, response)
+        keep = torch.tensor([not b for b in problem.by_charge])
+        return out * keep[:, None] * keep[None, :]
+
+    # -------------------------------------------------------------- following field
+
+    def _gap(self, problem: LinearProblem, strength: Tensor, means: Tensor, length: Any) -> Tensor:
+        """E L + psi_top - psi_bot, V."""
+        return strength * length + problem.difference(means)
+
+    def _field_response(self, problem: LinearProblem) -> tuple[Tensor, int]:
+        """Charges per unit of the following field, at held sums."""
+        assert problem.heights is not None
+        return self.inverse(problem, problem.heights, 1e-12)
+
+    def _stiffness(self, problem: LinearProblem, y: Tensor) -> Tensor:
+        """d(E L + psi_top - psi_bot)/dE."""
+        assert problem.heights is not None and problem.length is not None
+        inner = self._product(problem, y) - problem.heights
+        return problem.length + problem.difference(problem.group_means(inner))
+
+    def _difference_vector(self, problem: LinearProblem) -> Tensor:
+        """w with w.v = top mean - bottom mean of v."""
+        assert problem.order is not None
+        sizes = torch.bincount(problem.group_of).to(torch.float64)
+        sign = torch.zeros(len(sizes), dtype=torch.float64)
+        sign[problem.order[1]], sign[problem.order[0]] = 1.0, -1.0
+        return (sign / sizes)[problem.group_of]
+
+    # --------------------------------------------------------------------- history
+
+    def _extrapolated(self, n: int) -> Tensor:
+        """Quadratic extrapolation of the last three solutions, or what there is."""
+        h = [q for q in self._history if len(q) == n]
+        if len(h) == 0:
+            return torch.zeros(n, dtype=torch.float64)
+        if len(h) < 3:
+            return h[0].clone()
+        return 3.0 * h[0] - 3.0 * h[1] + h[2]
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Last charges, factor's geometry and lists, for an exact restart."""
+        out: dict[str, NDArray[Any]] = {f"history_{i}": q.numpy() for i, q in enumerate(self._history)}
+        out["numbers"] = np.array([self.factorizations, self._aged])
+        if self._factor is not None and self._place is not None and self._matrix is not None:
+            x, h, hardness, s = self._place
+            out |= {"x": x.numpy(), "hardness": hardness.numpy(), "s": s.numpy(), "matrix": self._matrix.numpy()}
+            out["set_of"] = self._factor.constraints.set_of.numpy()
+            out["set_count"] = np.array(self._factor.constraints.count)
+            if h is not None:
+                out["h"] = h.numpy()
+        if self._neighbors is not None:
+            out |= {f"list_{key}": value for key, value in self._neighbors.state().items()}
+            out["list_cutoff"] = np.array(self._neighbors.cutoff)
+        return out
+
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take over a `state()`."""
+        self._factor, self._matrix, self._place, self._neighbors = None, None, None, None
+        count = sum(key.startswith("history_") for key in state)
+        self._history = [torch.as_tensor(np.array(state[f"history_{i}"])) for i in range(count)]
+        self.factorizations, self._aged = int(state["numbers"][0]), bool(state["numbers"][1])
+        if "matrix" in state:
+            def tensor(name: str) -> Tensor:
+                return torch.as_tensor(np.array(state[name]))
+
+            constraints = Constraints(tensor("set_of"), int(state["set_count"]))
+            self._matrix = tensor("matrix")
+            self._factor = Factor(self._matrix, constraints)
+            self._place = (tensor("x"), tensor("h") if "h" in state else None, tensor("hardness"), tensor("s"))
+        if "list_cutoff" in state:
+            self._neighbors = NeighborList(float(state["list_cutoff"]))
+            entries = {k[5:]: v for k, v in state.items() if k.startswith("list_") and k != "list_cutoff"}
+            self._neighbors.load_state(entries)
+
+
+def _inner_exclusions(problem: LinearProblem) -> NDArray[np.int64] | None:
+    """Excluded pairs between solved atoms, in their own numbering."""
+    listed = checks.exclusions_of(problem.exclusions, len(problem.system.positions))
+    if listed is None:
+        return None
+    place = np.full(len(problem.system.positions), -1)
+    place[problem.solved.numpy()] = np.arange(len(problem.solved))
+    inner = place[listed]
+    return inner[(inner >= 0).all(1)]

@@ -1,0 +1,187 @@
+"""Reading what a run wrote: frames, logs, and the settings they were made with."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io import iread
+from numpy.typing import NDArray
+
+__all__ = [
+    "Log",
+    "atom_charges",
+    "electrode_groups",
+    "frame_time",
+    "read_frames",
+    "read_log",
+    "read_settings",
+]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Log:
+    """A run's log as columns.
+
+    Attributes:
+        columns: (m,) numbers per column, nan where a cell is empty; units stand in the names.
+        stage: (m,) name of the stage of each row, "" where the log has none.
+    """
+
+    columns: dict[str, Array]
+    stage: list[str]
+
+    def during(self, stage: str | None, skip_ps: float = 0.0) -> Log:
+        """The rows of one stage (None: all), without the first `skip_ps` of them."""
+        keep = np.array([stage is None or s == stage for s in self.stage], dtype=bool)
+        times = self.columns.get("time_ps")
+        if times is not None and keep.any():
+            keep &= times >= times[keep].min() + skip_ps - 1e-9
+        rows = np.flatnonzero(keep)
+        return Log({k: v[rows] for k, v in self.columns.items()}, [self.stage[i] for i in rows])
+
+
+def read_log(path: str | Path) -> Log:
+    """Read the CSV log of a run.
+
+    Args:
+        path: a file with one header line, columns named with their units (`time_ps`, `electrode_0_charge_e`).
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is empty, cut off within a row, or holds something that is not a number.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"log = {path} must be a file: give the path of a run's CSV log")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    if not rows:
+        raise ValueError(f"log = {path} must have a header line: the file is empty")
+    names, values = rows[0], rows[1:]
+    for number, row in enumerate(values, start=2):
+        if len(row) != len(names):
+            raise ValueError(
+                f"log = {path}, line {number}: {len(row)} cells must be {len(names)}, as in the header: "
+                "the file is cut off or damaged; remove that line"
+            )
+    stage = [row[names.index("stage")] for row in values] if "stage" in names else [""] * len(values)
+    columns = {}
+    for c, name in enumerate(names):
+        if name == "stage":
+            continue
+        try:
+            columns[name] = np.array([float(row[c]) if row[c] else np.nan for row in values])
+        except ValueError as error:
+            raise ValueError(
+                f"log = {path}, column {name} must hold numbers: {error}; correct the file"
+            ) from None
+    return Log(columns, stage)
+
+
+def read_frames(
+    source: str | Path | Iterable[Atoms], stage: str | None = None, skip_ps: float = 0.0
+) -> Iterator[Atoms]:
+    """Frames one by one, so that a long trajectory never lies in memory whole.
+
+    Args:
+        source: a trajectory in any format that ASE reads, or frames.
+        stage: only frames with this `stage` in their info, None for all; frames without one are "produce".
+        skip_ps: leave out frames before this time after the first one of the stage (by `time_fs` in info).
+    Yields:
+        Atoms; with `atom_charges`, `electrode_groups` and `frame_time` for what a run stores in them.
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it cannot be read to its end.
+    """
+    began: float | None = None
+    for atoms in _checked(Path(source)) if isinstance(source, str | Path) else source:
+        if stage is not None and str(atoms.info.get("stage", "produce")) != stage:
+            continue
+        time = frame_time(atoms)
+        if time is not None:
+            began = time if began is None else began
+            if time < began + skip_ps - 1e-9:
+                continue
+        elif skip_ps > 0.0:
+            raise ValueError(
+                f"skip_ps = {skip_ps:g} ps must be 0 for frames without `time_fs` in their info: "
+                "select frames yourself"
+            )
+        yield atoms
+
+
+def _checked(path: Path) -> Iterator[Atoms]:
+    if not path.is_file():
+        raise FileNotFoundError(f"trajectory = {path} must be a file: give the path of a trajectory")
+    count = 0
+    frames = iread(path, index=":")
+    while True:
+        try:
+            atoms = next(frames)
+        except StopIteration:
+            break
+        except Exception as error:  # ASE's readers raise whatever their parsing meets
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                f"trajectory = {path} must be complete: after {count} frames ASE cannot read on ({reason}); "
+                "continue the run with restart, which repairs its end, or remove the last frame"
+            ) from error
+        count += 1
+        yield atoms
+    if count == 0:
+        raise ValueError(f"trajectory = {path} must hold at least one frame: it is empty")
+
+
+def frame_time(atoms: Atoms) -> float | None:
+    """Time of a frame in ps, or None where it has none."""
+    time = atoms.info.get("time_fs")
+    return None if time is None else 1e-3 * float(time)
+
+
+def atom_charges(atoms: Atoms) -> Array:
+    """Charges of a frame, (n,) e: those the calculator found, or those stored with the atoms.
+
+    Raises:
+        ValueError: when the frame has none.
+    """
+    stored = atoms.calc.results if atoms.calc is not None else {}
+    for found in (stored.get("charges"), atoms.arrays.get("charges"), atoms.arrays.get("initial_charges")):
+        if found is not None:
+            return np.asarray(found, dtype=np.float64)
+    raise ValueError(
+        "charges = nothing must be in every frame: write them as the array `charges`, as `grahame run` does"
+    )
+
+
+def electrode_groups(atoms: Atoms) -> list[NDArray[np.int64]]:
+    """Atom indices of electrode 0, 1, ... from the array `electrode`; an empty list without one."""
+    groups = atoms.arrays.get("electrode")
+    if groups is None:
+        return []
+    return [np.flatnonzero(groups == g) for g in range(int(groups.max(initial=-1)) + 1)]
+
+
+def read_settings(trajectory: str | Path) -> dict[str, Any]:
+    """The configuration of the run that wrote a trajectory, from <name>.provenance.json; {} without one.
+
+    Raises:
+        ValueError: when that file is not JSON.
+    """
+    trajectory = Path(trajectory)
+    path = trajectory.with_name(trajectory.stem + ".provenance.json")
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"provenance = {path} must be JSON: {error}; restore or remove the file") from None
+    config = record.get("config", {})
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,108 @@
+"""The pair sum of one geometry as a sparse symmetric matrix, for solvers that apply it to many charges."""
+
+from functools import partial
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from grahame.kernels.cpu_pairs import BLOCK, CHUNK, FAST, Floats, Ints, erfc_table, near_pairs, pair_kernel
+from grahame.kernels.pairs import shift_terms
+from grahame.kernels.threads import chunks, run
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+def _values(
+    x: Floats,
+    h: Floats,
+    s: Floats,
+    i: Ints,
+    j: Ints,
+    shifts: Ints,
+    alpha: float,
+    limit: float,
+    origin: float,
+    edge: float,
+    edge_slope: float,
+    gaussian: bool,
+    table: Floats,
+    out_i: NDArray[np.int32],
+    out_j: NDArray[np.int32],
+    out: Floats,
+) -> int:
+    """f(r) of the pairs with r² < limit, and how many there are."""
+    near, vectors, distance = np.empty(BLOCK, np.int64), np.empty((3, BLOCK)), np.empty(BLOCK)
+    f, slope, width = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    total = 0
+    for begin in range(0, len(i), BLOCK):
+        end = min(begin + BLOCK, len(i))
+        count = near_pairs(begin, end, x, h, i, j, shifts, limit, vectors, distance, near)
+        pair_kernel(
+            begin, count, s, i, j, alpha, origin, edge, edge_slope, gaussian, table, near, distance,
+            f, slope, width,
+        )  # fmt: skip
+        for c in range(count):
+            out_i[total], out_j[total] = i[begin + near[c]], j[begin + near[c]]
+            out[total] = f[c]
+            total += 1
+    return total
+
+
+@numba.njit(cache=True, nogil=True, fastmath=FAST)
+def _product(
+    first: int,
+    last: int,
+    i: NDArray[np.int32],
+    j: NDArray[np.int32],
+    f: Floats,
+    q: Floats,
+    out: Floats,
+) -> None:
+    """out += (F + F^T) q over the pairs first..last."""
+    row = -1
+    qi = total = 0.0
+    for k in range(first, last):
+        if i[k] != row:
+            if row >= 0:
+                out[row] += total
+            row = i[k]
+            qi, total = q[row], 0.0
+        total += f[k] * q[j[k]]
+        out[j[k]] += f[k] * qi
+    if row >= 0:
+        out[row] += total
+
+
+class PairMatrix:
+    """The pair sum of one geometry as a sparse symmetric matrix, for many charges."""
+
+    def __init__(
+        self,
+        x: Floats,
+        h: Floats,
+        s: Floats,
+        i: Ints,
+        j: Ints,
+        shifts: Ints,
+        alpha: float,
+        cutoff: float,
+        shift: bool,
+    ) -> None:
+        edge, slope = shift_terms(alpha, cutoff) if shift else (0.0, 0.0)
+        self._i, self._j = np.empty(len(i), np.int32), np.empty(len(i), np.int32)
+        self._f = np.empty(len(i))
+        count = _values(
+            x, h, s, i, j, shifts, alpha, cutoff * cutoff, cutoff if shift else 0.0, edge, slope,
+            bool(s.any()), erfc_table(), self._i, self._j, self._f,
+        )  # fmt: skip
+        self._i, self._j, self._f = self._i[:count].copy(), self._j[:count].copy(), self._f[:count].copy()
+
+    def __call__(self, q: Floats) -> Floats:
+        """dE/dq (n,) in e/Å."""
+        ranges = chunks(len(self._i), CHUNK)
+        out = np.zeros((len(ranges), len(q)))
+        run(
+            [partial(_product, a, b, self._i, self._j, self._f, q, out[c]) for c, (a, b) in enumerate(ranges)]
+        )
+        total: Floats = out.sum(0)
+        return total
