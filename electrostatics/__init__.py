@@ -8,5 +8,15 @@ from grahame.electrostatics.constant_potential import ConstantPotential, Constan
 from grahame.electrostatics.coulomb import Coulomb, CoulombResult
 from grahame.electrostatics.electrodes import Electrode
 from grahame.electrostatics.switching import switch
+from grahame.electrostatics.thermopotentiostat import ThermoPotentiostat, fluctuation_capacitance
 
-__all__ = ["ConstantPotential", "ConstantPotentialResult", "Coulomb", "CoulombResult", "Electrode", "switch"]
+__all__ = [
+    "ConstantPotential",
+    "ConstantPotentialResult",
+    "Coulomb",
+    "CoulombResult",
+    "Electrode",
+    "ThermoPotentiostat",
+    "fluctuation_capacitance",
+    "switch",
+]

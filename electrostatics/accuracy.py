@@ -79,7 +79,7 @@ class Request:
     def scale(self) -> float:
         """dF/F0 per sqrt(I): sqrt(N/V_occupied) (V/N)^(2/3), in 1/Å² of sqrt(I)."""
         n = max(self.atoms, 1)
-        return math.sqrt(n / self.occupied_volume) * (self.cell_volume / n) ** (2.0 / 3.0)
+        return float(math.sqrt(n / self.occupied_volume) * (self.cell_volume / n) ** (2.0 / 3.0))
 
 
 def real_space_integral(alpha: float, cutoff: float) -> float:
@@ -255,9 +255,7 @@ def choose_pme(request: Request) -> Parameters:
     return replace(found, estimated_error=error)
 
 
-def occupied_volume(
-    positions: NDArray[np.float64], cell: NDArray[np.float64], box: float = 5.0
-) -> float:
+def occupied_volume(positions: NDArray[np.float64], cell: NDArray[np.float64], box: float = 5.0) -> float:
     """Volume in Å³ of the boxes of about `box` Å that hold an atom."""
     inverse = np.linalg.inv(cell)
     counts = np.maximum(1, np.floor(1.0 / (np.linalg.norm(inverse, axis=0) * box))).astype(int)

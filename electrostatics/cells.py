@@ -19,16 +19,21 @@ PERIODIC = {
 }
 """Which cell vectors repeat the charges, per boundary."""
 
+PERIODIC_K = PERIODIC | {"slab": (True, True, True)}
+"""The same for the k-space cell: a slab is summed in three dimensions, and corrected."""
+
 
 def normal(cell: Tensor) -> Tensor:
     """Unit normal of the surface, n = a x b / |a x b|."""
-    cross = torch.linalg.cross(cell[0], cell[1])
-    return cross / torch.linalg.vector_norm(cross)
+    cross: Tensor = torch.linalg.cross(cell[0], cell[1])
+    unit: Tensor = cross / torch.linalg.vector_norm(cross)
+    return unit
 
 
 def area(cell: Tensor) -> Tensor:
     """Area of the surface cell, |a x b|, in Å²."""
-    return torch.linalg.vector_norm(torch.linalg.cross(cell[0], cell[1]))
+    surface: Tensor = torch.linalg.vector_norm(torch.linalg.cross(cell[0], cell[1]))
+    return surface
 
 
 def height(cell: Tensor) -> Tensor:
@@ -43,7 +48,8 @@ def volume(cell: Tensor) -> Tensor:
 
 def plane_distances(cell: Tensor) -> Tensor:
     """Distances between opposite faces of the cell, (3,) in Å."""
-    return 1.0 / torch.linalg.vector_norm(torch.linalg.inv(cell), dim=0)
+    distances: Tensor = 1.0 / torch.linalg.vector_norm(torch.linalg.inv(cell), dim=0)
+    return distances
 
 
 def extend_along_normal(cell: Tensor, padding: float) -> Tensor:
@@ -65,9 +71,7 @@ def smallest_in_plane_reciprocal(cell: Tensor) -> float:
     return float(squared[squared > 1e-12 * metric.diagonal().max()].min().sqrt())
 
 
-def nearest_image_shifts(
-    vectors: Tensor, cell: Tensor, periodic: tuple[bool, bool, bool]
-) -> Tensor:
+def nearest_image_shifts(vectors: Tensor, cell: Tensor, periodic: tuple[bool, bool, bool]) -> Tensor:
     """Lattice shifts (m,3) that make each vector (m,3) shortest, along the periodic directions only.
 
     Rounding fractional coordinates is right when the result is shorter than half the smallest distance

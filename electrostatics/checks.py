@@ -30,14 +30,18 @@ def positions_of(value: Any) -> Tensor:
     """Positions (n,3) in Å, finite."""
     x = to_tensor(value)
     if x.ndim != 2 or x.shape[1] != 3:
-        raise ValueError(f"positions = array of shape {tuple(x.shape)} must have shape (n, 3): pass one row per atom")
+        raise ValueError(
+            f"positions = array of shape {tuple(x.shape)} must have shape (n, 3): pass one row per atom"
+        )
     if len(x) == 0:
         raise ValueError("positions = 0 atoms must hold at least one atom: pass the atoms of the system")
     bad = (~torch.isfinite(x)).any(1).nonzero()
     if len(bad):
         index = int(bad[0, 0])
         shown = ", ".join(f"{v:g}" for v in x[index].tolist())
-        raise ValueError(f"positions[{index}] = ({shown}) Å must be finite: check the structure or the previous step")
+        raise ValueError(
+            f"positions[{index}] = ({shown}) Å must be finite: check the structure or the previous step"
+        )
     return x
 
 
@@ -53,7 +57,9 @@ def per_atom(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor:
     bad = (~torch.isfinite(v)).nonzero()
     if len(bad):
         index = int(bad[0, 0])
-        raise ValueError(f"{name}[{index}] = {float(v[index]):g} {unit} must be finite: check where it comes from")
+        raise ValueError(
+            f"{name}[{index}] = {float(v[index]):g} {unit} must be finite: check where it comes from"
+        )
     return v
 
 
@@ -80,12 +86,16 @@ def cell_of(value: Any, boundary: str, like: Tensor) -> Tensor | None:
             )
         return None
     if value is None:
-        raise ValueError(f'cell = None must be a (3, 3) array with boundary = "{boundary}": only "open" has no cell')
+        raise ValueError(
+            f'cell = None must be a (3, 3) array with boundary = "{boundary}": only "open" has no cell'
+        )
     h = to_tensor(value, like)
     if h.shape == (3,):
         h = torch.diag(h)
     if h.shape != (3, 3):
-        raise ValueError(f"cell = array of shape {tuple(h.shape)} must have shape (3, 3): pass the cell vectors as rows, in Å")
+        raise ValueError(
+            f"cell = array of shape {tuple(h.shape)} must have shape (3, 3): pass the cell vectors as rows, in Å"
+        )
     if not bool(torch.isfinite(h).all()):
         raise ValueError("cell must be finite: it holds NaN or infinity; check the structure")
     lengths = torch.linalg.vector_norm(h.detach(), dim=1)
@@ -139,22 +149,20 @@ def vector_of(name: str, value: Any, unit: str, like: Tensor) -> Tensor | None:
         return None
     v = to_tensor(value, like)
     if v.shape != (3,):
-        raise ValueError(f"{name} = array of shape {tuple(v.shape)} must have shape (3,): pass a Cartesian vector in {unit}")
+        raise ValueError(
+            f"{name} = array of shape {tuple(v.shape)} must have shape (3,): pass a Cartesian vector in {unit}"
+        )
     if not bool(torch.isfinite(v).all()):
         raise ValueError(f"{name} = {v.tolist()} {unit} must be finite: check where it comes from")
     return v
 
 
-def refuse_coincident(i: Tensor, j: Tensor, r: Tensor) -> None:
-    """Raise for the first listed pair that is closer than `COINCIDENT` Å."""
-    close = (r < COINCIDENT).nonzero()
-    if len(close):
-        first = int(close[0, 0])
-        a, b = sorted((int(i[first]), int(j[first])))
-        raise ValueError(
-            f"distance of atoms {a} and {b} = {float(r[first]):.3g} Å must exceed {COINCIDENT:g} Å: "
-            "two atoms lie on one place; remove one of them"
-        )
+def refuse_coincident(i: int, j: int, r: float) -> None:
+    """Raise for two atoms closer than `COINCIDENT` Å."""
+    raise ValueError(
+        f"distance of atoms {min(i, j)} and {max(i, j)} = {r:.3g} Å must exceed {COINCIDENT:g} Å: "
+        "two atoms lie on one place; remove one of them"
+    )
 
 
 def positive(name: str, value: float, unit: str, remedy: str) -> float:

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields
 from grahame.electrostatics.coulomb import Coulomb, Kind, apply_strain, stack, variable
-from grahame.electrostatics.electrodes import Electrode, Held, check_electrodes, check_indices, expand, what_is_held
-from grahame.electrostatics.equilibration import Constraints
+from grahame.electrostatics.electrodes import Electrode, check_electrodes, expand, what_is_held
 from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
+from grahame.electrostatics.problem import OnSite, Problem, make_problem
 from grahame.electrostatics.system import System
 
 # Double precision cannot be asked for more than this of the residual.
@@ -73,24 +73,6 @@ class ConstantPotentialResult:
     potential: Any
     iterations: int
     residual: float
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Everything one solve works on, as tensors."""
-
-    x: Tensor
-    h: Tensor | None
-    s: Tensor
-    q: Tensor
-    chi: Tensor
-    hardness: Tensor
-    held: Held
-    constraints: Constraints
-    field: Tensor | None
-    displacement: Tensor | None
-    total_charge: Any
-    exclusions: Any
 
 
 class ConstantPotential:
@@ -140,7 +122,9 @@ class ConstantPotential:
         self.hardness = expand("hardness", hardness, electrodes, "V/e")
         length = expand("thomas_fermi_length", thomas_fermi_length, electrodes, "Å")
         if bool((length.detach() < 0).any()):
-            raise ValueError(f"thomas_fermi_length = {float(length.min()):g} Å must not be negative: use 0 for a perfect metal")
+            raise ValueError(
+                f"thomas_fermi_length = {float(length.min()):g} Å must not be negative: use 0 for a perfect metal"
+            )
         if bool((length.detach() > 0).any()):
             if voronoi_volume is None:
                 raise ValueError(
@@ -148,7 +132,9 @@ class ConstantPotential:
                 )
             volume = expand("voronoi_volume", voronoi_volume, electrodes, "Å³")
             if bool((volume.detach() <= 0).any()):
-                raise ValueError(f"voronoi_volume = {float(volume.min()):g} Å³ must be greater than zero: it is a volume per atom")
+                raise ValueError(
+                    f"voronoi_volume = {float(volume.min()):g} Å³ must be greater than zero: it is a volume per atom"
+                )
             self.thomas_fermi = 4 * math.pi * coulomb.coulomb_constant * length**2 / volume
         else:
             self.thomas_fermi = torch.zeros_like(length)
@@ -159,6 +145,13 @@ class ConstantPotential:
         self.tolerance = tolerance
         self.solved = torch.as_tensor(np.concatenate([e.indices for e in electrodes]))
         self.group_of = torch.cat([torch.full((len(e),), g) for g, e in enumerate(electrodes)])
+        self._site = OnSite(
+            self.solved,
+            self.group_of,
+            self.smearing,
+            self.electronegativity,
+            self.hardness + self.thomas_fermi,
+        )
         self._linear = LinearSolver(coulomb, solver)
 
     # ------------------------------------------------------------------ public
@@ -207,15 +200,25 @@ class ConstantPotential:
             )  # fmt: skip
         held = what_is_held(self.electrodes, potentials, electrode_charges)
         kind = Kind(positions, charges, cell, field, displacement, smearing)
-        extras = (held.potentials, held.charges, self.smearing, self.hardness, self.electronegativity, self.thomas_fermi)
+        extras = (
+            held.potentials,
+            held.charges,
+            self.smearing,
+            self.hardness,
+            self.electronegativity,
+            self.thomas_fermi,
+        )
         wants_graph = kind.requires_grad or any(t.requires_grad for t in extras)
         kind.torch = kind.torch or wants_graph
         track = torch.is_grad_enabled() and wants_graph
-        problem = self._checked(
-            positions, charges, cell, held, field, displacement, smearing, exclusions, total_charge
-        )
+        problem = make_problem(
+            self.coulomb, self.electrodes, self._site, held, positions, charges, cell, smearing, exclusions, field,
+            displacement, total_charge,
+        )  # fmt: skip
         if stress and problem.h is None:
-            raise ValueError('stress = True must be False with boundary = "open": an open system has no volume')
+            raise ValueError(
+                'stress = True must be False with boundary = "open": an open system has no volume'
+            )
         values = self._evaluate(problem, track, forces, stress)
         values = {key: kind.out(v, track) if isinstance(v, Tensor) else v for key, v in values.items()}
         return ConstantPotentialResult(**values)
@@ -254,119 +257,20 @@ class ConstantPotential:
         self.coulomb.load_state({k[8:]: v for k, v in state.items() if k.startswith("coulomb_")})
         self._linear.load_state({k[7:]: v for k, v in state.items() if k.startswith("linear_")})
 
-    # ----------------------------------------------------------------- checking
-
-    def _checked(
-        self,
-        positions: Any,
-        charges: Any,
-        cell: Any,
-        held: Held,
-        field: Any,
-        displacement: Any,
-        smearing: Any,
-        exclusions: Any,
-        total_charge: Any,
-    ) -> _Problem:
-        x = checks.positions_of(positions)
-        n = len(x)
-        check_indices(self.electrodes, n)
-        boundary = self.coulomb.boundary
-        h = checks.cell_of(cell, boundary, x)
-        fluid = torch.ones(n, dtype=torch.bool)
-        fluid[self.solved] = False
-        # Electrode entries are ignored: whatever stands there is replaced before the checks.
-        q = checks.to_tensor(charges)
-        if q.ndim == 1 and len(q) == n:
-            q = torch.where(fluid, q, torch.zeros_like(q))
-        q = checks.per_atom("charges", q, n, "e", x)
-        s = torch.zeros(n, dtype=torch.float64) if smearing is None else checks.to_tensor(smearing)
-        s = s.expand(n) if s.ndim == 0 else s
-        if len(s) == n:
-            s = torch.where(fluid, s, torch.zeros_like(s))
-        s = checks.smearing_of(s, n, x).index_put((self.solved,), self.smearing)
-        constraints = self._constraints(held, total_charge, q)
-        whole = None if total_charge is None else checks.to_tensor(total_charge)
-        neutral_sum = q if whole is None else whole.reshape(1)
-        e_field, d_field = self.coulomb._check_fields(neutral_sum, h, field, displacement)
-        problem = _Problem(
-            x, h, s, q, self.electronegativity, self.hardness + self.thomas_fermi, held, constraints, e_field, d_field,
-            total_charge, exclusions,
-        )  # fmt: skip
-        if boundary == "finite-field":
-            self._check_finite_field(problem)
-        if boundary == "3d":
-            volts = [float(v) for v, by_q in zip(held.potentials, held.by_charge) if not by_q]
-            if volts and max(volts) - min(volts) > 1e-12:
-                raise ValueError(
-                    f'potentials = {", ".join(f"{v:g}" for v in volts)} V must be equal with boundary = "3d": the cell repeats '
-                    'through the electrodes; use boundary = "finite-field" or "slab"'
-                )
-        return problem
-
-    def _constraints(self, held: Held, total_charge: Any, q: Tensor) -> Constraints:
-        by_charge = held.by_charge
-        if total_charge is None:
-            if self.coulomb.boundary not in ("open", "3d"):
-                raise ValueError(
-                    f'total_charge = None must be a number with boundary = "{self.coulomb.boundary}": '
-                    "only open and 3d cells may exchange charge with nothing"
-                )
-        elif all(by_charge):
-            fixed, fluid = float(held.charges.detach().sum()), float(q.detach().sum())
-            whole = float(checks.to_tensor(total_charge))
-            if abs(fixed + fluid - whole) > 1e-8 * max(1.0, float(q.detach().abs().sum())):
-                raise ValueError(
-                    f"electrode charges + electrolyte charges = {fixed:.6g} + {fluid:.6g} e must equal total_charge = {whole:.6g} e: "
-                    "change a held charge or total_charge, or hold one electrode at a potential"
-                )
-        label = torch.full((len(self.electrodes),), -1)
-        count = 0
-        for g, held_by_charge in enumerate(by_charge):
-            if held_by_charge:
-                label[g] = count
-                count += 1
-        if not all(by_charge) and total_charge is not None:
-            label[[g for g, b in enumerate(by_charge) if not b]] = count
-            count += 1
-        return Constraints(label[self.group_of], count)
-
-    def _check_finite_field(self, p: _Problem) -> None:
-        kinds = p.held.by_charge
-        if len(kinds) != 2 or kinds[0] != kinds[1]:
-            what = ", ".join("charge" if k else "potential" for k in kinds)
-            raise ValueError(
-                f'electrodes = held by {what} must be two, both at a potential or both at a charge, with boundary = "finite-field": '
-                "the field follows the potential difference of exactly two"
-            )
-        if p.total_charge is None or abs(float(checks.to_tensor(p.total_charge))) > 1e-10:
-            raise ValueError(
-                f'total_charge = {p.total_charge} e must be 0 with boundary = "finite-field": a field needs a neutral cell'
-            )
-        assert p.h is not None
-        z = (p.x @ cells.normal(p.h)).detach()[self.solved]
-        low, high = ((z[self.group_of == g].min(), z[self.group_of == g].max()) for g in (0, 1))
-        if not (low[1] < high[0] or high[1] < low[0]):
-            raise ValueError(
-                f"electrodes 0 and 1 reach from {float(low[0]):.4g} to {float(low[1]):.4g} Å and from {float(high[0]):.4g} to "
-                f"{float(high[1]):.4g} Å along the normal and must not overlap: unwrap the electrode that crosses the boundary"
-            )
-
     # ---------------------------------------------------------------- evaluation
 
-    def _evaluate(self, p: _Problem, track: bool, forces: bool, stress: bool) -> dict[str, Any]:
+    def _evaluate(self, p: Problem, track: bool, forces: bool, stress: bool) -> dict[str, Any]:
         """Solve, then take Omega's derivatives; correct the charges again if the residual asks for it."""
         # With held charges in finite field the field moves with the atoms and Omega is not stationary in it:
         # the response is then needed for the forces as well.
-        follows = self.coulomb.boundary == "finite-field" and all(p.held.by_charge)
-        respond = track or follows
+        respond = track or p.follows
         tolerance = self.tolerance or min(1e-8, max(1e-12, 1e-2 * self.coulomb.accuracy))
         with torch.enable_grad():
             leaf_x = variable(p.x, track) if forces or respond else p.x
             strain = p.x.new_zeros((3, 3), requires_grad=True) if stress else None
             x, h = apply_strain(leaf_x, p.h, strain)
             system = self.coulomb.bind(x, h, p.s, p.exclusions)
-            linear = self._linear_problem(p, system.detached(), follows)
+            linear = p.linear(system.detached())
             self._linear.prepare(linear)
             answer = self._linear.start(linear, tolerance)
             wanted = ([leaf_x] if forces else []) + ([] if strain is None else [strain])
@@ -381,7 +285,7 @@ class ConstantPotential:
                 answer = self._linear.correct(linear, answer, mismatch, tolerance)
             out["forces"] = -gradients.pop(0) if forces else None
             out["forces_at_fixed_field"] = out["forces"]
-            if follows and forces:
+            if p.follows and forces:
                 assert strength is not None
                 fixed = self._derivatives(p, system, q.detach(), strength.detach(), [leaf_x], False)[1]
                 out["forces_at_fixed_field"] = -fixed[0]
@@ -396,79 +300,8 @@ class ConstantPotential:
         self._linear.remember(answer)
         return out | {"iterations": answer.iterations, "residual": residual}
 
-    def _linear_problem(self, p: _Problem, frozen: System, follows: bool) -> LinearProblem:
-        """The quadratic problem without graph, for the solver."""
-        outer = self._external(p, frozen).detach()[self.solved]
-        psi = p.held.potentials.detach()[self.group_of]
-        z, height, order = None, None, None
-        if self.coulomb.boundary == "finite-field":
-            assert frozen.cell is not None
-            z = (frozen.positions @ cells.normal(frozen.cell))[self.solved]
-            height = float(cells.height(frozen.cell))
-            order = self._order(p)
-        return LinearProblem(
-            system=frozen,
-            exclusions=p.exclusions,
-            solved=self.solved,
-            group_of=self.group_of,
-            by_charge=p.held.by_charge,
-            constraints=p.constraints,
-            sums=self._held_sums(p).detach(),
-            drive=psi - p.chi.detach() - outer,
-            hardness=p.hardness.detach(),
-            charges=p.q.detach(),
-            follows=follows,
-            heights=z,
-            length=height,
-            order=order,
-        )
-
-    def _held_sums(self, p: _Problem) -> Tensor:
-        """The sum of charges of every constrained set, differentiable in what is held."""
-        sums: list[Tensor] = [q for q, by_charge in zip(p.held.charges, p.held.by_charge) if by_charge]
-        if p.constraints.count > len(sums):
-            whole = checks.to_tensor(p.total_charge, p.x)
-            held = torch.stack(sums).sum() if sums else p.x.new_zeros(())
-            sums.append(whole - p.q.sum() - held)
-        return torch.stack(sums) if sums else p.x.new_zeros(0)
-
-    def _order(self, p: _Problem) -> tuple[int, int]:
-        """The two electrodes, bottom and top along the normal."""
-        assert p.h is not None
-        z = (p.x @ cells.normal(p.h)).detach()[self.solved]
-        means = [float(z[self.group_of == g].mean()) for g in (0, 1)]
-        return (0, 1) if means[1] > means[0] else (1, 0)
-
-    def _strength(self, p: _Problem, h: Tensor | None) -> Tensor | None:
-        """Field along the normal that two held potentials set: E = -(psi_top - psi_bot)/L."""
-        if self.coulomb.boundary != "finite-field" or all(p.held.by_charge):
-            return None
-        assert h is not None
-        bottom, top = self._order(p)
-        return -(p.held.potentials[top] - p.held.potentials[bottom]) / cells.height(h)
-
-    def _external(self, p: _Problem, system: System, strength: Tensor | None = None) -> Tensor:
-        """Potential of the field that acts, (n,) V; `strength` is that of a field that follows charges."""
-        x, h = system.positions, system.cell
-        outer = x.new_zeros(len(x))
-        if p.field is not None:
-            outer = outer + fields.external_potential(x, p.field)
-        along = strength if strength is not None else self._strength(p, h)
-        if along is not None or p.displacement is not None:
-            assert h is not None
-            z = x @ cells.normal(h)
-            outer = outer - z * (p.displacement if along is None else along)
-        return outer
-
-    def _stationarity(self, p: _Problem, potential: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """psi - (Aq+b) on the solved atoms, and (Aq+b) averaged over each group, V."""
-        inner = potential[self.solved] + p.chi + p.hardness * q[self.solved]
-        sizes = torch.bincount(self.group_of).to(torch.float64)
-        means = inner.new_zeros(len(sizes)).index_add(0, self.group_of, inner) / sizes
-        return p.held.potentials[self.group_of] - inner, means
-
     def _responding(
-        self, p: _Problem, system: System, linear: LinearProblem, answer: Answer
+        self, p: Problem, system: System, linear: LinearProblem, answer: Answer
     ) -> tuple[Tensor, Tensor | None]:
         """Charges (and following field) as functions of all inputs, by Newton steps from the solution.
 
@@ -476,22 +309,28 @@ class ConstantPotential:
         inverse of a slightly different discretisation leaves in the first.
         """
         solved, strength = answer.charges, answer.strength
-        wanted = self._held_sums(p)
+        wanted = p.held_sums()
         c = p.constraints
         for _ in range(2):
             solved = solved + c.spread((wanted - c.sums(solved)) / c.sizes()) if c.count else solved
             q = p.q.index_put((self.solved,), solved)
             leaf = q.view_as(q) if q.requires_grad else q.detach().requires_grad_()
             (kq,) = torch.autograd.grad(system.energy(leaf), leaf, create_graph=True)
-            potential = kq + self._external(p, system, strength)
-            mismatch, means = self._stationarity(p, potential, q)
+            potential = kq + p.external(system, strength)
+            mismatch, means = p.stationarity(potential, q)
             assert system.cell is not None or strength is None
             length = None if strength is None or system.cell is None else cells.height(system.cell)
             solved, strength = self._linear.newton(linear, solved, strength, mismatch, means, length)
         return p.q.index_put((self.solved,), solved), strength
 
     def _derivatives(
-        self, p: _Problem, system: System, q: Tensor, strength: Tensor | None, wanted: list[Tensor], track: bool
+        self,
+        p: Problem,
+        system: System,
+        q: Tensor,
+        strength: Tensor | None,
+        wanted: list[Tensor],
+        track: bool,
     ) -> tuple[dict[str, Any], list[Tensor], Mismatch]:
         """Omega at the given charges, its gradients with respect to `wanted`, and what is not stationary.
 
@@ -499,11 +338,11 @@ class ConstantPotential:
         """
         k, h = self.coulomb.coulomb_constant, system.cell
         charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_()
-        on_solved = charges[self.solved]
-        inner = system.energy(charges) + (charges * self._external(p, system, strength)).sum()
-        inner = inner + (p.chi * on_solved + 0.5 * p.hardness * on_solved**2).sum()
+        site, on_solved = p.site, charges[self.solved]
+        inner = system.energy(charges) + (charges * p.external(system, strength)).sum()
+        inner = inner + (site.electronegativity * on_solved + 0.5 * site.hardness * on_solved**2).sum()
         field_energy, field = inner.new_zeros(()), inner.new_zeros(3)
-        along = strength if strength is not None else self._strength(p, h)
+        along = strength if strength is not None else p.strength(h)
         if p.field is not None:
             field = p.field
         if along is not None:
@@ -520,13 +359,15 @@ class ConstantPotential:
         work = (psi * group_charges).sum()
         omega = inner - work + field_energy
         gradients = list(
-            torch.autograd.grad(omega, [charges, *wanted], create_graph=track, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(
+                omega, [charges, *wanted], create_graph=track, retain_graph=True, allow_unused=True
+            )
         )
         gradients = [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, [charges, *wanted])]
         # dOmega/dq = dU/dq - psi; dU/dq without the electrodes' own chi and J is the potential.
-        on_site = p.chi + p.hardness * on_solved - psi[self.group_of]
+        on_site = site.electronegativity + site.hardness * on_solved - psi[self.group_of]
         potential = gradients.pop(0).index_add(0, self.solved, -on_site)
-        mismatch, means = self._stationarity(p, potential, charges)
+        mismatch, means = p.stationarity(potential, charges)
         multiplier = mismatch.new_zeros(())
         if p.total_charge is not None and not all(p.held.by_charge):
             multiplier = mismatch[~by_charge[self.group_of]].mean()
@@ -588,9 +429,8 @@ class ConstantPotential:
             )
             for b in range(len(positions))
         ]
-        names = ConstantPotentialResult.__dataclass_fields__
-        values = {name: [getattr(r, name) for r in results] for name in names}
-        stacked = {name: v if name in ("iterations", "residual") else stack(v) for name, v in values.items()}
-        stacked["iterations"] = max(stacked["iterations"])
-        stacked["residual"] = max(stacked["residual"])
-        return ConstantPotentialResult(**stacked)
+        values: dict[str, Any] = {}
+        for name in ConstantPotentialResult.__dataclass_fields__:
+            entries = [getattr(r, name) for r in results]
+            values[name] = max(entries) if name in ("iterations", "residual") else stack(entries)
+        return ConstantPotentialResult(**values)

@@ -15,7 +15,7 @@ from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.system import System
 from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.kernels import reference
-from grahame.kernels.neighbors import NeighborList
+from grahame.kernels.neighbors import NeighborList, neighbor_pairs
 
 METHODS = {
     "3d": ("exact", "ewald", "pme"),
@@ -75,7 +75,8 @@ class Coulomb:
         vacuum: "slab" only: "auto" pads the k-space cell as the accuracy needs; a number is added padding
             in Å; 0.0 takes the cell as given.
         background: "gaussian" (zero mean potential) or "point" (as LAMMPS and OpenMM); matters for charged
-            cells of Gaussians in three dimensions only.
+            cells of Gaussians in three dimensions only. In "3d", "point" also takes what these programs take
+            and what has no meaning of its own there: fields in charged cells, and unequal held potentials.
         coulomb_constant: k in eV Å/e².
         dtype: accepted for float64 only: sums are in double precision.
         device: torch device of the evaluation; None takes that of the input.
@@ -122,7 +123,9 @@ class Coulomb:
             if vacuum != "auto":
                 raise ValueError(f'vacuum = "{vacuum}" must be auto or a length in Å: choose one of these')
         elif not (math.isfinite(vacuum) and vacuum >= 0.0):
-            raise ValueError(f"vacuum = {vacuum:g} Å must not be negative: it is the padding added to the cell")
+            raise ValueError(
+                f"vacuum = {vacuum:g} Å must not be negative: it is the padding added to the cell"
+            )
         if dtype not in (None, torch.float64, torch.float32):
             raise ValueError(f"dtype = {dtype} must be torch.float64 or torch.float32: choose one of these")
         for name, value, unit in (("cutoff", cutoff, "Å"), ("splitting", splitting, "1/Å")):
@@ -131,7 +134,9 @@ class Coulomb:
         if order is not None and order not in range(4, 11):
             raise ValueError(f"order = {order} must lie between 4 and 10: 6 or more for second derivatives")
         if mesh is not None and (len(mesh) != 3 or min(mesh) < (order or 4)):
-            raise ValueError(f"mesh = {tuple(mesh)} must be three numbers not below the order: refine the mesh")
+            raise ValueError(
+                f"mesh = {tuple(mesh)} must be three numbers not below the order: refine the mesh"
+            )
         k = COULOMB_CONSTANT if coulomb_constant is None else coulomb_constant
         self.boundary = boundary
         self.method = method
@@ -180,13 +185,17 @@ class Coulomb:
             ValueError: for input that has no right answer; the message names the value and the remedy.
         """
         if np.ndim(positions) == 3 if not isinstance(positions, Tensor) else positions.ndim == 3:
-            return self._batched(positions, charges, cell, smearing, exclusions, field, displacement, forces, stress)
+            return self._batched(
+                positions, charges, cell, smearing, exclusions, field, displacement, forces, stress
+            )
         kind = Kind(positions, charges, cell, smearing, field, displacement)
         x, h, s = self._checked(positions, cell, smearing)
         q = checks.per_atom("charges", charges, len(x), "e", x)
-        e_field, d_field = self._check_fields(q, h, field, displacement)
+        e_field, d_field = self.check_fields(q, h, field, displacement)
         if stress and h is None:
-            raise ValueError('stress = True must be False with boundary = "open": an open system has no volume')
+            raise ValueError(
+                'stress = True must be False with boundary = "open": an open system has no volume'
+            )
         track = torch.is_grad_enabled() and kind.requires_grad
         with torch.enable_grad():
             leaf_q = variable(q, track)
@@ -234,7 +243,7 @@ class Coulomb:
         x, h, s = self._checked(positions, cell, smearing)
         q = checks.per_atom("charges", charges, len(x), "e", x)
         p = checks.positions_of(points)
-        e_field, d_field = self._check_fields(q, h, field, displacement)
+        e_field, d_field = self.check_fields(q, h, field, displacement)
         all_x = torch.cat([x, p])
         all_q = torch.cat([q, q.new_zeros(len(p))])
         all_s = torch.cat([s, s.new_zeros(len(p))])
@@ -279,7 +288,9 @@ class Coulomb:
             k = k[:, torch.as_tensor(np.asarray(columns), dtype=torch.int64)]
         return kind.out(k, track)
 
-    def parameters(self, positions: Any, charges: Any = None, cell: Any = None, smearing: Any = None) -> Parameters:
+    def parameters(
+        self, positions: Any, charges: Any = None, cell: Any = None, smearing: Any = None
+    ) -> Parameters:
         """What `accuracy` was turned into for this geometry (the charges do not matter)."""
         x, h, s = self._checked(positions, cell, smearing)
         return self._parameters(x.detach(), None if h is None else h.detach(), s.detach())
@@ -316,10 +327,9 @@ class Coulomb:
             frame = fixed_x.new_zeros((3, 3)) if fixed_h is None else fixed_h
             excluded = i, j, cells.nearest_image_shifts(fixed_x[j] - fixed_x[i], frame, periodic)
         pairs, waves = None, None
-        if parameters.method == "exact":
-            self._refuse_coincident_exact(fixed_x, fixed_h, probes)
+        if fixed_h is None:
+            self._refuse_coincident(fixed_x, None, probes)
         else:
-            assert fixed_h is not None
             k_cell = cells.extend_along_normal(fixed_h, parameters.padding)
             pairs = self._pairs(fixed_x, k_cell, parameters, neighbors, probes)
             if parameters.method == "ewald":
@@ -364,10 +374,19 @@ class Coulomb:
             v = state["plan_parameters"]
             mesh = (int(v[3]), int(v[4]), int(v[5]))
             parameters = Parameters(
-                str(state["plan_method"]), float(v[0]), float(v[1]), float(v[2]), mesh, int(v[6]), float(v[7]), float(v[8])
+                str(state["plan_method"]),
+                float(v[0]),
+                float(v[1]),
+                float(v[2]),
+                mesh,
+                int(v[6]),
+                float(v[7]),
+                float(v[8]),
             )
             atoms, widest, extent = state["plan_numbers"]
-            self._plan = _Plan(parameters, np.asarray(state["plan_cell"]), int(atoms), float(widest), float(extent))
+            self._plan = _Plan(
+                parameters, np.asarray(state["plan_cell"]), int(atoms), float(widest), float(extent)
+            )
             entries = {key[5:]: value for key, value in state.items() if key.startswith("list_")}
             if entries:
                 self._neighbors = NeighborList(parameters.cutoff)
@@ -381,7 +400,7 @@ class Coulomb:
             x = x.to(self.device)
         return x, checks.cell_of(cell, self.boundary, x), checks.smearing_of(smearing, len(x), x)
 
-    def _check_fields(
+    def check_fields(
         self, q: Tensor, h: Tensor | None, field: Any, displacement: Any
     ) -> tuple[Tensor | None, Tensor | None]:
         """The field and the displacement as tensors, after all that can be wrong with them."""
@@ -390,7 +409,9 @@ class Coulomb:
             d_field: Tensor | None = checks.to_tensor(0.0 if displacement is None else displacement, q)
             assert d_field is not None
             if d_field.ndim != 0 or not bool(torch.isfinite(d_field)):
-                raise ValueError("displacement must be one finite number in V/Å: it is D/eps0 along the normal")
+                raise ValueError(
+                    "displacement must be one finite number in V/Å: it is D/eps0 along the normal"
+                )
         elif displacement is not None:
             raise ValueError(
                 f'displacement must be left out with boundary = "{self.boundary}": use boundary = "displacement"'
@@ -399,7 +420,11 @@ class Coulomb:
             d_field = None
         if e_field is not None and bool((e_field != 0).any()):
             if self.boundary in ("finite-field", "displacement"):
-                what = "follows the potentials" if self.boundary == "finite-field" else "follows the displacement"
+                what = (
+                    "follows the potentials"
+                    if self.boundary == "finite-field"
+                    else "follows the displacement"
+                )
                 raise ValueError(
                     f'field = {e_field.tolist()} V/Å must be left out with boundary = "{self.boundary}": there the field {what}'
                 )
@@ -407,15 +432,23 @@ class Coulomb:
                 assert h is not None
                 n = cells.normal(h.detach())
                 along = float((e_field.detach() @ n).abs())
-                if float(torch.linalg.vector_norm(e_field.detach() - (e_field.detach() @ n) * n)) > 1e-9 * max(along, 1e-9):
+                if float(
+                    torch.linalg.vector_norm(e_field.detach() - (e_field.detach() @ n) * n)
+                ) > 1e-9 * max(along, 1e-9):
                     raise ValueError(
                         f'field = {e_field.tolist()} V/Å must be parallel to the surface normal with boundary = "{self.boundary}": '
                         "a component in the periodic plane has no potential"
                     )
+            if not self.as_other_programs:
                 self.require_neutral(q, "a field")
         if self.boundary == "displacement":
             self.require_neutral(q, "constant displacement")
         return e_field, d_field
+
+    @property
+    def as_other_programs(self) -> bool:
+        """Whether a plain periodic cell is taken as LAMMPS and OpenMM take it."""
+        return self.boundary == "3d" and self.background == "point"
 
     def require_neutral(self, q: Tensor, reason: str) -> None:
         """Raise unless the charges add up to zero."""
@@ -468,7 +501,9 @@ class Coulomb:
                 **self._fixed,  # type: ignore[arg-type]
             )
             self._refuse_narrow_cutoff(request, widest)
-            found = accuracy_law.choose_ewald(request) if method == "ewald" else accuracy_law.choose_pme(request)
+            found = (
+                accuracy_law.choose_ewald(request) if method == "ewald" else accuracy_law.choose_pme(request)
+            )
         return _Plan(replace(found, padding=padding), frame, len(x), widest, room)
 
     def _padding(self, h: Tensor, extent: float) -> float:
@@ -498,6 +533,16 @@ class Coulomb:
     def _pairs(
         self, x: Tensor, k_cell: Tensor, p: Parameters, given: NeighborList | None, probes: int
     ) -> tuple[Tensor, Tensor, Tensor]:
+        real = x[: len(x) - probes]
+        if p.method == "exact":
+            all_pairs = neighbor_pairs(
+                x.cpu().numpy(), k_cell.cpu().numpy(), cells.PERIODIC_K[self.boundary], p.cutoff, half=False
+            )
+            self._refuse_coincident(real, k_cell, 0)
+            i, j, shifts = (
+                torch.as_tensor(a, device=x.device) for a in (all_pairs.i, all_pairs.j, all_pairs.shifts)
+            )
+            return i, j, shifts
         if given is not None:
             neighbors = given
         elif probes:
@@ -507,10 +552,10 @@ class Coulomb:
                 self._neighbors = NeighborList(p.cutoff)
             neighbors = self._neighbors
         before = neighbors.builds
-        pairs = neighbors.update(x.cpu().numpy(), k_cell.cpu().numpy(), (True, True, True))
+        pairs = neighbors.update(x.cpu().numpy(), k_cell.cpu().numpy(), cells.PERIODIC_K[self.boundary])
+        if neighbors.builds != before:
+            self._refuse_coincident(real, k_cell, 0)
         i, j, shifts = (torch.as_tensor(a, device=x.device) for a in (pairs.i, pairs.j, pairs.shifts))
-        if neighbors.builds != before and not probes:
-            checks.refuse_coincident(i, j, reference.pair_distances(x, k_cell, i, j, shifts))
         return i, j, shifts
 
     def _half_waves(self, p: Parameters) -> Tensor:
@@ -522,23 +567,41 @@ class Coulomb:
             self._waves = reference.half_reciprocal_indices(k_frame, p.reciprocal_cutoff)
         return self._waves
 
-    def _refuse_coincident_exact(self, x: Tensor, h: Tensor | None, probes: int) -> None:
-        real = x[: len(x) - probes]
-        cell = real.new_zeros((3, 3)) if h is None else h
-        i, j, shifts = reference.image_pairs(real, cell, cells.PERIODIC[self.boundary], 10 * checks.COINCIDENT)
-        # image_pairs leaves out r = 0 only for an atom and itself.
-        checks.refuse_coincident(i, j, reference.pair_distances(real, cell, i, j, shifts))
+    def _refuse_coincident(self, x: Tensor, h: Tensor | None, probes: int) -> None:
+        """Raise if two atoms (not probes) lie on one place, images included."""
+        real = x[: len(x) - probes].cpu().numpy()
+        frame = np.zeros((3, 3)) if h is None else h.cpu().numpy()
+        close = neighbor_pairs(real, frame, cells.PERIODIC_K[self.boundary], checks.COINCIDENT)
+        if len(close.i):
+            vectors = real[close.j] + close.shifts @ frame - real[close.i]
+            checks.refuse_coincident(int(close.i[0]), int(close.j[0]), float(np.linalg.norm(vectors[0])))
 
     def _batched(
-        self, positions: Any, charges: Any, cell: Any, smearing: Any, exclusions: Any, field: Any,
-        displacement: Any, forces: bool, stress: bool,
+        self,
+        positions: Any,
+        charges: Any,
+        cell: Any,
+        smearing: Any,
+        exclusions: Any,
+        field: Any,
+        displacement: Any,
+        forces: bool,
+        stress: bool,
     ) -> CoulombResult:
         results = []
         for b in range(len(positions)):
-            h = cell[b] if cell is not None and np.ndim(cell if not isinstance(cell, Tensor) else cell.detach()) == 3 else cell
+            h = (
+                cell[b]
+                if cell is not None and np.ndim(cell if not isinstance(cell, Tensor) else cell.detach()) == 3
+                else cell
+            )
             s = smearing[b] if smearing is not None and np.ndim(smearing) == 2 else smearing
-            results.append(self(positions[b], charges[b], h, s, exclusions, field, displacement, forces, stress))
-        return CoulombResult(*(stack([getattr(r, name) for r in results]) for name in CoulombResult.__dataclass_fields__))
+            results.append(
+                self(positions[b], charges[b], h, s, exclusions, field, displacement, forces, stress)
+            )
+        return CoulombResult(
+            *(stack([getattr(r, name) for r in results]) for name in CoulombResult.__dataclass_fields__)
+        )
 
 
 class Kind:

@@ -36,19 +36,29 @@ class Electrode:
         if raw.dtype == bool:
             raw = np.flatnonzero(raw)
         if raw.size == 0:
-            raise ValueError("indices = [] must name at least one atom: an electrode without atoms has no potential")
+            raise ValueError(
+                "indices = [] must name at least one atom: an electrode without atoms has no potential"
+            )
         if not np.issubdtype(raw.dtype, np.integer) or raw.ndim != 1:
-            raise ValueError(f"indices = array of type {raw.dtype} and shape {raw.shape} must be a list of integers: pass atom indices")
+            raise ValueError(
+                f"indices = array of type {raw.dtype} and shape {raw.shape} must be a list of integers: pass atom indices"
+            )
         values, counts = np.unique(raw, return_counts=True)
         if (counts > 1).any():
-            raise ValueError(f"indices = {int(values[np.argmax(counts > 1)])} must be named once: remove the repetition")
+            raise ValueError(
+                f"indices = {int(values[np.argmax(counts > 1)])} must be named once: remove the repetition"
+            )
         if (potential is None) == (charge is None):
             given = "both" if potential is not None else "none"
-            raise ValueError(f"potential, charge = {given} must be exactly one of the two: hold the potential or the charge")
+            raise ValueError(
+                f"potential, charge = {given} must be exactly one of the two: hold the potential or the charge"
+            )
         held = checks.to_tensor(potential if charge is None else charge)
         if held.ndim != 0 or not math.isfinite(float(held)):
             name, unit = ("potential", "V") if charge is None else ("charge", "e")
-            raise ValueError(f"{name} = {potential if charge is None else charge} {unit} must be one finite number: check the input")
+            raise ValueError(
+                f"{name} = {potential if charge is None else charge} {unit} must be one finite number: check the input"
+            )
         self.indices: NDArray[np.int64] = raw.astype(np.int64)
         self.potential = potential
         self.charge = charge
@@ -64,12 +74,16 @@ class Electrode:
 def check_electrodes(electrodes: Sequence[Electrode]) -> None:
     """Refuse an empty list and atoms that belong to two electrodes."""
     if len(electrodes) == 0:
-        raise ValueError("electrodes = [] must hold at least one Electrode: use Coulomb if nothing is solved for")
+        raise ValueError(
+            "electrodes = [] must hold at least one Electrode: use Coulomb if nothing is solved for"
+        )
     owner: dict[int, int] = {}
     for g, electrode in enumerate(electrodes):
         for index in electrode.indices.tolist():
             if index in owner:
-                raise ValueError(f"atom {index} must belong to one electrode: it is in electrodes {owner[index]} and {g}")
+                raise ValueError(
+                    f"atom {index} must belong to one electrode: it is in electrodes {owner[index]} and {g}"
+                )
             owner[index] = g
 
 
@@ -79,7 +93,9 @@ def check_indices(electrodes: Sequence[Electrode], atoms: int) -> None:
         outside = (electrode.indices < 0) | (electrode.indices >= atoms)
         if outside.any():
             index = int(electrode.indices[np.argmax(outside)])
-            raise ValueError(f"index {index} of electrode {g} must lie between 0 and {atoms - 1}: the system has {atoms} atoms")
+            raise ValueError(
+                f"index {index} of electrode {g} must lie between 0 and {atoms - 1}: the system has {atoms} atoms"
+            )
 
 
 def expand(name: str, value: Any, electrodes: Sequence[Electrode], unit: str) -> Tensor:
@@ -131,7 +147,9 @@ def what_is_held(electrodes: Sequence[Electrode], potentials: Any, charges: Any)
     for g, electrode in enumerate(electrodes):
         v, q = override_v[g], override_q[g]
         if v is not None and q is not None:
-            raise ValueError(f"electrode {g} must be held at a potential or a charge: both are given in this call")
+            raise ValueError(
+                f"electrode {g} must be held at a potential or a charge: both are given in this call"
+            )
         if v is None and q is None:
             v = None if electrode.potential is None else checks.to_tensor(electrode.potential)
             q = None if electrode.charge is None else checks.to_tensor(electrode.charge)
@@ -147,7 +165,9 @@ def _override(name: str, values: Any, groups: int) -> list[Tensor | None]:
         return [None] * groups
     entries = list(values) if not isinstance(values, Tensor) else list(values.unbind())
     if len(entries) != groups:
-        raise ValueError(f"{name} = {len(entries)} values must be one per electrode, {groups}: use None where nothing changes")
+        raise ValueError(
+            f"{name} = {len(entries)} values must be one per electrode, {groups}: use None where nothing changes"
+        )
     out: list[Tensor | None] = []
     for g, entry in enumerate(entries):
         tensor = None if entry is None else checks.to_tensor(entry)

@@ -12,8 +12,6 @@ from torch import Tensor
 from grahame.electrostatics.accuracy import Parameters
 from grahame.kernels import reference
 
-_ALL = (True, True, True)
-_PLANE = (True, True, False)
 _SELF = 2.0 / math.sqrt(math.pi)
 
 # exp(-REACH²) = 2e-17: what is cut off is below the last digit.
@@ -30,7 +28,7 @@ def parameters(volume: float, atoms: int, smallest_exponent: float, planar: bool
         planar: for the two-dimensional sum, whose waves cost a matrix each.
     """
     if planar:
-        alpha = 0.45
+        alpha = 0.25
     else:
         # Pairs cost ~ atoms² rc³/V, waves ~ atoms V kc³; equal at alpha^6 ~ atoms/V².
         alpha = min(1.2, max(0.15, 1.6 * (atoms / volume**2) ** (1.0 / 6.0)))
@@ -38,46 +36,45 @@ def parameters(volume: float, atoms: int, smallest_exponent: float, planar: bool
     return Parameters("exact", cutoff, alpha, 2 * alpha * REACH, estimated_error=1e-15)
 
 
-def _pairs(x: Tensor, h: Tensor, p: Parameters, periodic: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
-    return reference.image_pairs(x, h, periodic, p.cutoff)
+Pairs = tuple[Tensor, Tensor, Tensor]
 
 
-def _screened(x: Tensor, h: Tensor, s: Tensor, p: Parameters, pairs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _screened(x: Tensor, h: Tensor, s: Tensor, p: Parameters, pairs: Pairs) -> Tensor:
     i, j, shifts = pairs
     r = reference.pair_distances(x, h, i, j, shifts)
     return reference.screened_kernel(r, s[i], s[j], p.splitting)
 
 
-def periodic_energy(x: Tensor, q: Tensor, h: Tensor, s: Tensor, p: Parameters) -> Tensor:
+def periodic_energy(x: Tensor, q: Tensor, h: Tensor, s: Tensor, pairs: Pairs, p: Parameters) -> Tensor:
     """Three-dimensional Ewald sum without background and on-site terms."""
-    i, j, shifts = _pairs(x, h, p, _ALL)
-    real = 0.5 * (q[i] * q[j] * _screened(x, h, s, p, (i, j, shifts))).sum()
+    i, j, _ = pairs
+    real = 0.5 * (q[i] * q[j] * _screened(x, h, s, p, pairs)).sum()
     indices = reference.half_reciprocal_indices(h, p.reciprocal_cutoff)
     waves = reference.reciprocal_energy(x, q, h, p.splitting, indices)
     return real + waves - 0.5 * _SELF * p.splitting * (q**2).sum()
 
 
-def periodic_matrix(x: Tensor, h: Tensor, s: Tensor, p: Parameters) -> Tensor:
+def periodic_matrix(x: Tensor, h: Tensor, s: Tensor, pairs: Pairs, p: Parameters) -> Tensor:
     """Matrix of `periodic_energy`."""
-    i, j, shifts = _pairs(x, h, p, _ALL)
-    real = reference.pair_matrix(len(x), i, j, _screened(x, h, s, p, (i, j, shifts)))
+    i, j, _ = pairs
+    real = reference.pair_matrix(len(x), i, j, _screened(x, h, s, p, pairs))
     indices = reference.half_reciprocal_indices(h, p.reciprocal_cutoff)
     waves = reference.reciprocal_matrix(x, h, p.splitting, indices)
     return real + waves - _SELF * p.splitting * torch.eye(len(x), dtype=x.dtype, device=x.device)
 
 
-def planar_energy(x: Tensor, q: Tensor, h: Tensor, s: Tensor, p: Parameters) -> Tensor:
+def planar_energy(x: Tensor, q: Tensor, h: Tensor, s: Tensor, pairs: Pairs, p: Parameters) -> Tensor:
     """Exact two-dimensional Ewald sum without on-site terms."""
-    i, j, shifts = _pairs(x, h, p, _PLANE)
-    real = 0.5 * (q[i] * q[j] * _screened(x, h, s, p, (i, j, shifts))).sum()
+    i, j, _ = pairs
+    real = 0.5 * (q[i] * q[j] * _screened(x, h, s, p, pairs)).sum()
     waves = reference.planar_energy(x, q, h, p.splitting, p.reciprocal_cutoff)
     return real + waves - 0.5 * _SELF * p.splitting * (q**2).sum()
 
 
-def planar_matrix(x: Tensor, h: Tensor, s: Tensor, p: Parameters) -> Tensor:
+def planar_matrix(x: Tensor, h: Tensor, s: Tensor, pairs: Pairs, p: Parameters) -> Tensor:
     """Matrix of `planar_energy`."""
-    i, j, shifts = _pairs(x, h, p, _PLANE)
-    real = reference.pair_matrix(len(x), i, j, _screened(x, h, s, p, (i, j, shifts)))
+    i, j, _ = pairs
+    real = reference.pair_matrix(len(x), i, j, _screened(x, h, s, p, pairs))
     waves = reference.planar_matrix(x, h, p.splitting, p.reciprocal_cutoff)
     return real + waves - _SELF * p.splitting * torch.eye(len(x), dtype=x.dtype, device=x.device)
 
@@ -101,7 +98,7 @@ def open_matrix(x: Tensor, s: Tensor) -> Tensor:
     return reference.pair_matrix(len(x), i, j, kernel)
 
 
-def exclusion_matrix(x: Tensor, h: Tensor | None, s: Tensor, excluded: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def exclusion_matrix(x: Tensor, h: Tensor | None, s: Tensor, excluded: Pairs) -> Tensor:
     """erf(g r)/r of the listed pairs, symmetric, to be subtracted."""
     i, j, shifts = excluded
     cell = x.new_zeros((3, 3)) if h is None else h

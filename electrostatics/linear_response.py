@@ -165,11 +165,17 @@ class LinearSolver:
             return False
         x, h, hardness, s = self._place
         now = problem.system
-        if len(x) != len(problem.solved) or not torch.equal(self._factor.constraints.set_of, problem.constraints.set_of):
+        if len(x) != len(problem.solved) or not torch.equal(
+            self._factor.constraints.set_of, problem.constraints.set_of
+        ):
             return False
         if (h is None) != (now.cell is None):
             return False
-        near = [(x, now.positions[problem.solved]), (hardness, problem.hardness), (s, now.smearing[problem.solved])]
+        near = [
+            (x, now.positions[problem.solved]),
+            (hardness, problem.hardness),
+            (s, now.smearing[problem.solved]),
+        ]
         if h is not None and now.cell is not None:
             near.append((h, now.cell))
         return all(bool(torch.allclose(a, b, rtol=0.0, atol=_SAME_PLACE)) for a, b in near)
@@ -177,7 +183,9 @@ class LinearSolver:
     def factor(self, name: str) -> Factor:
         """The factor, made now if the last solve needed none."""
         if self._problem is None:
-            raise RuntimeError(f"{name} must be asked for after a solve: it depends on the geometry; call solve first")
+            raise RuntimeError(
+                f"{name} must be asked for after a solve: it depends on the geometry; call solve first"
+            )
         if not self._factor_fits(self._problem):
             self._build(self._problem)
         assert self._factor is not None
@@ -205,7 +213,10 @@ class LinearSolver:
             return self._factor.solve(r), 0
         factor = self._factor
         fits = factor is not None and torch.equal(factor.constraints.set_of, problem.constraints.set_of)
-        scale = max(float(problem.constraints.project(r).norm()), 1e-300)
+        scale = float(problem.constraints.project(r).norm())
+        if scale <= 1e-14 * float(r.norm()):
+            # Constant over every held set: nothing for the charges to answer, and only rounding to iterate on.
+            return torch.zeros_like(r), 0
         result = conjugate_gradients(
             lambda v: self._product(problem, v),
             factor.solve if factor is not None and fits else lambda v: v,
@@ -227,14 +238,18 @@ class LinearSolver:
         guess = self._extrapolated(len(problem.solved))
         if c.count:
             guess = guess + c.spread((problem.sums - c.sums(guess)) / c.sizes())
-        potential = problem.system.potential(problem.charges.index_put((problem.solved,), guess))[problem.solved]
+        potential = problem.system.potential(problem.charges.index_put((problem.solved,), guess))[
+            problem.solved
+        ]
         inner = potential + problem.hardness * guess
         strength = torch.zeros((), dtype=torch.float64) if problem.follows else None
         # The residual without solved charges is the natural scale of this right-hand side.
         residual = problem.drive - inner
         self._scale = max(float(c.project(residual + self._product(problem, guess)).norm()), 1e-10)
         means = problem.group_means(-residual)
-        return self.correct(problem, Answer(guess, strength, 0, 0), Mismatch(residual, means, strength), tolerance)
+        return self.correct(
+            problem, Answer(guess, strength, 0, 0), Mismatch(residual, means, strength), tolerance
+        )
 
     def correct(self, problem: LinearProblem, answer: Answer, mismatch: Mismatch, tolerance: float) -> Answer:
         """One correction of the charges (and of the following field) from the mismatch."""
@@ -269,7 +284,7 @@ class LinearSolver:
             return self.inverse(problem, r, 1e-13)[0]
 
         step: Tensor = ConstrainedInverse.apply(residual, apply)  # type: ignore[no-untyped-call]
-        if strength is None:
+        if strength is None or length is None:
             return solved + step, None
         y, _ = self._field_response(problem)
         # Top minus bottom of A times the step, with A held: its gradient is A times the difference vector.
@@ -294,7 +309,9 @@ class LinearSolver:
     def capacitance(self) -> Tensor:
         """dQ_g/dpsi_h at fixed ions, (groups, groups) in e/V."""
         if self._problem is None:
-            raise RuntimeError("capacitance must be asked for after a solve: it depends on the geometry; call solve first")
+            raise RuntimeError(
+                "capacitance must be asked for after a solve: it depends on the geometry; call solve first"
+            )
         problem = self._problem
         groups = len(problem.by_charge)
         out = torch.zeros((groups, groups), dtype=torch.float64)
@@ -303,13 +320,15 @@ class LinearSolver:
                 continue
             drive = (problem.group_of == g).to(torch.float64)
             if problem.order is not None:
-                assert problem.heights is not None and problem.length is not None
+                assert problem.heights is not None
+                assert problem.length is not None
                 sign = 1.0 if g == problem.order[1] else -1.0
                 drive = drive - sign * problem.heights / problem.length
             response = self.inverse(problem, drive, 1e-12)[0]
             out[:, g] = torch.zeros(groups, dtype=torch.float64).index_add(0, problem.group_of, response)
         keep = torch.tensor([not b for b in problem.by_charge])
-        return out * keep[:, None] * keep[None, :]
+        shown: Tensor = out * keep[:, None] * keep[None, :]
+        return shown
 
     # -------------------------------------------------------------- following field
 
@@ -324,7 +343,8 @@ class LinearSolver:
 
     def _stiffness(self, problem: LinearProblem, y: Tensor) -> Tensor:
         """d(E L + psi_top - psi_bot)/dE."""
-        assert problem.heights is not None and problem.length is not None
+        assert problem.heights is not None
+        assert problem.length is not None
         inner = self._product(problem, y) - problem.heights
         return problem.length + problem.difference(problem.group_means(inner))
 
@@ -353,7 +373,12 @@ class LinearSolver:
         out["numbers"] = np.array([self.factorizations, self._aged])
         if self._factor is not None and self._place is not None and self._matrix is not None:
             x, h, hardness, s = self._place
-            out |= {"x": x.numpy(), "hardness": hardness.numpy(), "s": s.numpy(), "matrix": self._matrix.numpy()}
+            out |= {
+                "x": x.numpy(),
+                "hardness": hardness.numpy(),
+                "s": s.numpy(),
+                "matrix": self._matrix.numpy(),
+            }
             out["set_of"] = self._factor.constraints.set_of.numpy()
             out["set_count"] = np.array(self._factor.constraints.count)
             if h is not None:
@@ -370,13 +395,19 @@ class LinearSolver:
         self._history = [torch.as_tensor(np.array(state[f"history_{i}"])) for i in range(count)]
         self.factorizations, self._aged = int(state["numbers"][0]), bool(state["numbers"][1])
         if "matrix" in state:
+
             def tensor(name: str) -> Tensor:
                 return torch.as_tensor(np.array(state[name]))
 
             constraints = Constraints(tensor("set_of"), int(state["set_count"]))
             self._matrix = tensor("matrix")
             self._factor = Factor(self._matrix, constraints)
-            self._place = (tensor("x"), tensor("h") if "h" in state else None, tensor("hardness"), tensor("s"))
+            self._place = (
+                tensor("x"),
+                tensor("h") if "h" in state else None,
+                tensor("hardness"),
+                tensor("s"),
+            )
         if "list_cutoff" in state:
             self._neighbors = NeighborList(float(state["list_cutoff"]))
             entries = {k[5:]: v for k, v in state.items() if k.startswith("list_") and k != "list_cutoff"}

@@ -29,7 +29,9 @@ def gap_for(accuracy: float, shortest_reciprocal: float) -> float:
     return math.log(_PREFACTOR / accuracy) / shortest_reciprocal
 
 
-def background_energy(charges: Tensor, smearing: Tensor, volume: Tensor, alpha: float, gaussian: bool) -> Tensor:
+def background_energy(
+    charges: Tensor, smearing: Tensor, volume: Tensor, alpha: float, gaussian: bool
+) -> Tensor:
     """Energy of the charges in their uniform neutralising background, in e²/Å."""
     total = charges.sum()
     energy = -math.pi * total**2 / (2 * volume * alpha**2)

@@ -28,7 +28,7 @@ class System:
         positions: (n,3) Å; may require gradients, as may cell and smearing.
         cell: (3,3) the user's cell, rows in Å; None for "open".
         smearing: (n,) Gaussian widths in Å.
-        pairs: i, j, shifts in the k-space cell, for the methods that list pairs.
+        pairs: i, j, shifts in the k-space cell: every pair twice for "exact", once for the others; None for "open".
         waves: (m,3) integer triples of the Ewald sum, fixed when the parameters were chosen.
         excluded: i, j, shifts in the user's cell of the pairs whose bare interaction is removed.
     """
@@ -80,11 +80,11 @@ class System:
         if self.boundary == "open":
             return exact.open_energy(x, charges, s)
         h = self.k_cell
-        if self.boundary == "slab-exact":
-            return exact.planar_energy(x, charges, h, s, p)
-        if p.method == "exact":
-            return exact.periodic_energy(x, charges, h, s, p)
         assert self.pairs is not None
+        if self.boundary == "slab-exact":
+            return exact.planar_energy(x, charges, h, s, self.pairs, p)
+        if p.method == "exact":
+            return exact.periodic_energy(x, charges, h, s, self.pairs, p)
         if self.waves is not None:
             return ewald.energy(x, charges, h, s, self.pairs, self.waves, p)
         return pme.energy(x, charges, h, s, self.pairs, p)
@@ -99,9 +99,7 @@ class System:
     def detached(self) -> "System":
         """The same system without graph."""
         cell = None if self.cell is None else self.cell.detach()
-        return replace(
-            self, positions=self.positions.detach(), cell=cell, smearing=self.smearing.detach()
-        )
+        return replace(self, positions=self.positions.detach(), cell=cell, smearing=self.smearing.detach())
 
     def matrix(self) -> Tensor:
         """K (n,n) in eV/e², differentiable with respect to positions, cell and smearing.
@@ -116,11 +114,11 @@ class System:
         if self.boundary == "open":
             total = total + exact.open_matrix(x, s)
         elif self.boundary == "slab-exact":
-            total = total + exact.planar_matrix(x, self.k_cell, s, p)
+            total = total + exact.planar_matrix(x, self.k_cell, s, self.pairs, p)
         elif p.method == "exact":
-            total = total + exact.periodic_matrix(x, self.k_cell, s, p)
+            total = total + exact.periodic_matrix(x, self.k_cell, s, self.pairs, p)
         else:
-            assert self.pairs is not None and self.waves is not None
+            assert self.waves is not None
             total = total + ewald.matrix(x, self.k_cell, s, self.pairs, self.waves, p)
         if self.excluded is not None:
             total = total - exact.exclusion_matrix(x, self.cell, s, self.excluded)
@@ -132,4 +130,3 @@ class System:
             if self.boundary == "displacement":
                 total = total + fields.polarization_matrix(x, h)
         return self.coulomb_constant * total
-

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
 
 _TEXT = (".xyz", ".extxyz")
 
@@ -59,12 +58,13 @@ def check_target(path: str | Path, overwrite: bool) -> None:
         raise FileExistsError(f"output = {path} must not exist yet: choose another name or add --overwrite")
 
 
-def read_structure(path: str | Path, index: int = -1) -> Atoms:
+def read_structure(path: str | Path, index: int = -1, name: str = "structure") -> Atoms:
     """One structure from any file that ASE reads.
 
     Args:
         path: the file; ASE recognises the format by name and content.
         index: which frame of a trajectory.
+        name: what the user calls the file, for the messages.
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when it is not complete, not a structure, holds no atoms, or an atom of no element.
@@ -74,30 +74,24 @@ def read_structure(path: str | Path, index: int = -1) -> Atoms:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"structure = {path} must be a file: give the path of a structure that ASE reads"
+            f"{name} = {path} must be a file: give the path of a structure that ASE reads"
         )
+    rule = f"{name} = {path} must be a complete structure file that ASE reads"
     if path.suffix in _TEXT and not _ends_with_a_line(path):
-        raise ValueError(
-            f"structure = {path} must end with a complete line: the file is empty or cut off; write or copy "
-            "it again"
-        )
+        # A number that was cut in the middle still reads as a number.
+        raise ValueError(f"{rule}: its last line is cut off; write or copy it again")
     try:
         atoms = ase.io.read(path, index=index)
     except Exception as error:  # whatever ASE's many readers raise, the user needs the file's name
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(
-            f"structure = {path} must be a complete structure file that ASE reads: {reason[0].rstrip('.')}; "
-            "check that it is not cut off and that its name ends with its format"
+            f"{rule}: {reason}; check that it is not cut off and that its name ends with its format"
         ) from error
-    assert isinstance(atoms, Atoms)
-    if len(atoms) == 0:
-        raise ValueError(f"structure = {path} must hold at least one atom: it is empty")
+    if not isinstance(atoms, Atoms) or len(atoms) == 0:
+        raise ValueError(f"{name} = {path} must hold at least one atom: it is empty")
     unknown = np.flatnonzero(atoms.numbers < 1)
     if len(unknown):
-        raise ValueError(
-            f"structure = {path}, atom {unknown[0]} must be an element, not {chemical_symbols[0]}: correct "
-            "its symbol"
-        )
+        raise ValueError(f"{name} = {path}, atom {unknown[0]} must be an element, not X: correct its symbol")
     return atoms
 
 

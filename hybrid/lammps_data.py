@@ -52,7 +52,8 @@ def load_lammps(
     """Atoms and classical force field of a LAMMPS data file in `atom_style full`.
 
     LAMMPS writes harmonic terms as K (r - r0)², so the constants here are 2 K. Pairs joined by one, two or
-    three bonds are excluded (special_bonds 0 0 0, LAMMPS' default).
+    three bonds are excluded (special_bonds 0 0 0, LAMMPS' default). LAMMPS rounds the Coulomb constant:
+    `Coulomb(coulomb_constant=14.399645)` is that of its metal units, 332.06371 kcal/mol Å that of real units.
 
     Args:
         path: the data file.

@@ -192,7 +192,7 @@ def _profiles(axes: Sequence[Axes], runs: Sequence[dict[str, Any]]) -> None:
     for axis in axes:
         axis.set_xlabel("distance from the bottom electrode (Å)" if runs[-1]["electrodes"] else "z (Å)")
         _shade(axis, runs[-1])
-        if axis.get_legend_handles_labels()[1] and (axis in (water, ions, angle) or len(runs) > 1):
+        if axis.get_legend_handles_labels()[1] and (axis in (water, ions) or len(runs) > 1):
             axis.legend(loc="best", ncols=2)
         if not axis.lines:
             axis.text(0.5, 0.5, "no data", ha="center", va="center", transform=axis.transAxes, color="0.5")
@@ -235,6 +235,7 @@ def _charge(axis: Axes, runs: Sequence[dict[str, Any]]) -> None:
         text = f"{_label(run)}: {mean['value']:.3f} e"
         if error is not None:
             text = f"{_label(run)}: {mean['value']:.3f} ± {error:.3f} e"
+            text += "" if mean["converged"] else " (error at least)"
             band = (mean["value"] - error, mean["value"] + error)
             axis.axhspan(*band, color=colour, alpha=0.25, linewidth=0)
         axis.axhline(mean["value"], color=colour, label=text)

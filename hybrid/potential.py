@@ -34,6 +34,36 @@ _PBC: dict[str, tuple[tuple[bool | None, bool | None, bool | None], PBC]] = {
 }
 
 
+def check_frame(boundary: str, positions: Floats, cell: Floats, pbc: PBC) -> PBC:
+    """The directions in which a frame repeats under a boundary, (True, True, False) for a slab.
+
+    Args:
+        boundary: of the Coulomb operator.
+        positions: (n, 3) Å; cell: (3, 3) Å rows; pbc: the atoms' periodic directions.
+    Raises:
+        ValueError: for positions that are not finite, pbc that does not fit, a cell without volume.
+    """
+    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if len(bad):
+        raise ValueError(
+            f"positions[{bad[0]}] = {positions[bad[0]]} Å must be finite: check the structure, or the time "
+            "step of the run"
+        )
+    needed, repeated = _PBC[boundary]
+    if any(n is not None and n != p for n, p in zip(needed, pbc)):
+        flags = ", ".join(str(bool(n)) if n is not None else "False" for n in needed)
+        raise ValueError(
+            f"pbc = ({', '.join(str(bool(p)) for p in pbc)}) must be ({flags}) with boundary "
+            f"{boundary}: set atoms.pbc or choose another boundary"
+        )
+    if boundary != "open" and abs(float(np.linalg.det(cell))) < 1e-12:
+        raise ValueError(
+            f"cell volume = {abs(float(np.linalg.det(cell))):g} Å³ must be positive with boundary "
+            f"{boundary}: give three independent cell vectors"
+        )
+    return repeated
+
+
 @dataclass(frozen=True)
 class HybridResult:
     """Everything one evaluation gives.
@@ -123,7 +153,7 @@ class HybridPotential:
             ValueError: for positions that are not finite, pbc that does not fit the boundary, an atom whose
                 side of the boundary is ambiguous, and what the terms refuse.
         """
-        repeated = self._check(positions, cell, pbc)
+        repeated = check_frame(self.coulomb.boundary, positions, cell, pbc)
         boundary = self.coulomb.boundary
         shifts = image_shifts(positions, numbers, cell, self._indices, boundary, pbc[2])
         if shifts.any():
@@ -215,27 +245,6 @@ class HybridPotential:
             raise RuntimeError("stress = None must be computed by every term: ask for it where it is defined")
         total: Floats = virial / abs(float(np.linalg.det(cell))) + coulomb
         return 0.5 * (total + total.T)
-
-    def _check(self, positions: Floats, cell: Floats, pbc: PBC) -> PBC:
-        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"positions[{bad[0]}] = {positions[bad[0]]} Å must be finite: check the structure, or the time "
-                "step of the run"
-            )
-        needed, repeated = _PBC[self.coulomb.boundary]
-        if any(n is not None and n != p for n, p in zip(needed, pbc)):
-            flags = ", ".join(str(bool(n)) if n is not None else "False" for n in needed)
-            raise ValueError(
-                f"pbc = ({', '.join(str(bool(p)) for p in pbc)}) must be ({flags}) with boundary "
-                f"{self.coulomb.boundary}: set atoms.pbc or choose another boundary"
-            )
-        if self.coulomb.boundary != "open" and abs(float(np.linalg.det(cell))) < 1e-12:
-            raise ValueError(
-                f"cell volume = {abs(float(np.linalg.det(cell))):g} Å³ must be positive with boundary "
-                f"{self.coulomb.boundary}: give three independent cell vectors"
-            )
-        return repeated
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What the next result depends on beside its arguments: lists, solver history, chosen parameters."""

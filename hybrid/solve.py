@@ -12,6 +12,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
+from grahame.hybrid.potential import check_frame
 from grahame.hybrid.shortrange.classical import ClassicalForceField
 from grahame.hybrid.trajectories import atom_charges
 from grahame.hybrid.unwrap import image_shifts
@@ -118,10 +119,8 @@ def solve_structure(
     coulomb = Coulomb(boundary, method=method, accuracy=accuracy, coulomb_constant=coulomb_constant)
     solver = ConstantPotential(electrodes, coulomb, **electrode_options)
     positions = atoms.get_positions()
-    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(bad):
-        shown = ", ".join(f"{v:g}" for v in positions[bad[0]])
-        raise ValueError(f"positions[{bad[0]}] = ({shown}) Å must be finite: check the structure file")
+    pbc = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
+    check_frame(boundary, positions, np.array(atoms.cell), pbc)
     source = "file" if force_field is not None else _source(atoms, charges_from, indices)
     exclusions: Ints | None = None
     if source == "classical":
@@ -132,11 +131,9 @@ def solve_structure(
         given = _file_charges(atoms)
     cell = None if boundary == "open" else np.array(atoms.cell)
     if cell is not None:
-        positions = (
-            positions
-            + image_shifts(positions, atoms.numbers.astype(np.int64), cell, indices, boundary)[:, None]
-            * cell[2]
-        )
+        numbers = atoms.numbers.astype(np.int64)
+        shifts = image_shifts(positions, numbers, cell, indices, boundary, wrapped=pbc[2])
+        positions = positions + shifts[:, None] * cell[2]
     solution = solver.solve(
         positions,
         given,

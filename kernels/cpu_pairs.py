@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 _SCALE = 80.0  # intervals of the table per unit
 _END = 6.4  # erfc(6.4) = 1e-19
-BLOCK = 64  # pairs whose intermediate values stay in the cache
+BLOCK = 256  # pairs whose intermediate values stay in the cache
 CHUNK = 20_000  # pairs below which a second thread does not pay
 # Everything but the assumption that NaN and infinity never occur.
 FAST = {"contract", "reassoc", "nsz", "arcp"}

@@ -9,13 +9,14 @@ import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
 from ase.data import atomic_numbers
-from ase.io import read
 from numpy.typing import NDArray
 
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid.calculator import HybridCalculator
 from grahame.hybrid.conditions import Ramp
 from grahame.hybrid.config import ElectrodeConfig, RunConfig
+from grahame.hybrid.files import read_structure
+from grahame.hybrid.potential import check_frame
 from grahame.hybrid.shortrange.classical import ClassicalForceField
 from grahame.hybrid.unwrap import image_shifts
 
@@ -56,19 +57,7 @@ def load_structure(config: RunConfig) -> Atoms:
         )
     path = config.structure_path
     assert path is not None
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"structure.file = {path} must be a file: give a path relative to the configuration"
-        )
-    try:
-        atoms = read(path)
-    except Exception as error:  # ASE's readers raise whatever their parsing meets
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"structure.file = {path} must be a complete structure file that ASE reads: {reason}"
-        ) from error
-    if not isinstance(atoms, Atoms) or len(atoms) == 0:
-        raise ValueError(f"structure.file = {path} must hold atoms: the file has none")
+    atoms = read_structure(path, name="structure.file")
     atoms.calc = None
     return atoms
 
@@ -215,6 +204,8 @@ def prepare(config: RunConfig, start: Atoms) -> Simulation:
     groups = select_all(config, start)
     atoms = start.copy()
     cell = np.array(atoms.cell)
+    pbc = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
+    check_frame(config.coulomb.boundary, atoms.positions, cell, pbc)
     shifts = image_shifts(
         atoms.positions, atoms.numbers, cell, groups, config.coulomb.boundary, bool(atoms.pbc[2])
     )

@@ -62,13 +62,13 @@ def bonded_terms(
     forces = np.zeros((len(positions), 3))
     strain = np.zeros((3, 3))
     energy = 0.0
-    if len(bonds):
-        vectors = nearest_vectors(positions, bonds, cell, pbc)
-        energy += float(_bond_sum(vectors, bonds, bond_constants, bond_lengths, forces, strain))
-    if len(angles):
-        left = nearest_vectors(positions, angles[:, [1, 0]], cell, pbc)
-        right = nearest_vectors(positions, angles[:, [1, 2]], cell, pbc)
-        energy += float(_angle_sum(left, right, angles, angle_constants, angle_values, forces, strain))
+    if len(bonds) + len(angles) == 0:
+        return energy, forces, strain
+    ends = np.concatenate([bonds, angles[:, [1, 0]], angles[:, [1, 2]]])
+    vectors = nearest_vectors(positions, ends, cell, pbc)
+    along, left, right = np.split(vectors, [len(bonds), len(bonds) + len(angles)])
+    energy += float(_bond_sum(along, bonds, bond_constants, bond_lengths, forces, strain))
+    energy += float(_angle_sum(left, right, angles, angle_constants, angle_values, forces, strain))
     return energy, forces, strain
 
 

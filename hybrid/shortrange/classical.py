@@ -113,7 +113,7 @@ class ClassicalForceField:
         Source: Wu, Tepper, Voth (2006); Berendsen, Grigera, Straatsma (1987); Joung, Cheatham (2008);
             Heinz et al. (2008): see `parameters`.
         """
-        tables, sources = build_tables(atoms.numbers, find_topology(atoms, electrodes), water)
+        tables, sources = build_tables(atoms.numbers.copy(), find_topology(atoms, electrodes), water)
         return cls(
             tables,
             mixing=mixing,

@@ -16,17 +16,21 @@ GROMACS reference manual, modified non-bonded interactions.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from grahame.hybrid.shortrange.base import FloatArray, IntArray
+from grahame.kernels.threads import chunks, run
 
 Truncation = Literal["force-switch", "plain"]
 
 CHUNKS = 16
 """Number of partial sums: fixed, so that results do not depend on the number of threads."""
+
+_PAIRS_PER_THREAD = 20_000  # below this a second thread costs more than it saves
 
 
 @dataclass(frozen=True)
@@ -190,22 +194,31 @@ def lennard_jones(
     offsets = rows.shifts @ cell
     forces = np.zeros((CHUNKS, len(positions), 3))
     sums = np.zeros((CHUNKS, 7))
-    _pair_sums(
-        positions,
-        offsets,
-        rows.start,
-        rows.second,
-        rows.image,
-        types,
-        c12,
-        c6,
-        switch.cutoff,
-        switch.start,
-        np.array([switch.cubic, switch.quartic, switch.constant]),
-        virial,
-        forces,
-        sums,
-    )
+    polynomial = np.array([switch.cubic, switch.quartic, switch.constant])
+
+    def part(first: int, last: int) -> None:
+        _pair_sums(
+            positions,
+            offsets,
+            rows.start,
+            rows.second,
+            rows.image,
+            types,
+            c12,
+            c6,
+            switch.cutoff,
+            switch.start,
+            polynomial,
+            virial,
+            first,
+            last,
+            forces,
+            sums,
+        )
+
+    # Chunks are shared out among the threads; each still has its own sums.
+    share = max(1, CHUNKS * _PAIRS_PER_THREAD // max(len(rows.second), 1))
+    run([partial(part, first, last) for first, last in chunks(CHUNKS, share)])
     total = np.zeros((len(positions), 3))
     row = np.zeros(7)
     for chunk in range(CHUNKS):
@@ -228,18 +241,21 @@ def _pair_loop(
     begin: float,
     polynomial: FloatArray,
     virial: bool,
+    first: int,
+    last: int,
     forces: FloatArray,
     sums: FloatArray,
 ) -> None:
+    """Chunks `first` to `last` of the rows, each into its own buffers."""
     n = len(x)
-    chunks = len(sums)
+    count = len(sums)
     cutoff2 = cutoff * cutoff
     begin2 = begin * begin
-    for chunk in prange(chunks):
+    for chunk in range(first, last):
         f = forces[chunk]
         energy = 0.0
         vxx = vyy = vzz = vyz = vxz = vxy = 0.0
-        for i in range(chunk * n // chunks, (chunk + 1) * n // chunks):
+        for i in range(chunk * n // count, (chunk + 1) * n // count):
             xi, yi, zi, ti = x[i, 0], x[i, 1], x[i, 2], types[i]
             fx = fy = fz = 0.0
             for p in range(start[i], start[i + 1]):
@@ -291,4 +307,4 @@ def _pair_loop(
         sums[chunk, 6] = vxy
 
 
-_pair_sums: Any = njit(cache=True, parallel=True, error_model="numpy")(_pair_loop)
+_pair_sums: Any = njit(cache=True, nogil=True, error_model="numpy")(_pair_loop)

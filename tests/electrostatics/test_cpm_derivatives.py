@@ -333,15 +333,15 @@ def test_gradcheck_of_charges_energy_and_forces(name: str) -> None:
         def shared(*given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             return function(*given[:5], given[5][:1].expand(2), given[6])
 
-        assert gradcheck(shared, inputs, eps=1e-5, atol=1e-6, rtol=1e-5)
+        assert gradcheck(shared, inputs, eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
         return
-    assert gradcheck(function, inputs, eps=1e-5, atol=1e-6, rtol=1e-5)
+    assert gradcheck(function, inputs, eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", ["potentials in a slab", "finite field"])
 def test_gradcheck_through_the_mesh(name: str) -> None:
     function, inputs = response_of(name, "pme")
-    assert gradcheck(function, inputs, eps=1e-5, atol=1e-6, rtol=1e-5)
+    assert gradcheck(function, inputs, eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 def test_training_a_loss_on_solved_charges_reaches_the_parameters() -> None:
@@ -352,7 +352,7 @@ def test_training_a_loss_on_solved_charges_reaches_the_parameters() -> None:
                                      *(v.detach() for v in inputs[4:]))
         return (q**2).sum() + 0.1 * energy + (forces**2).sum()
 
-    assert gradcheck(loss, (inputs[2], inputs[3]), eps=1e-5, atol=1e-6, rtol=1e-5)
+    assert gradcheck(loss, (inputs[2], inputs[3]), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 def test_charges_that_follow_positions_get_the_whole_force_through_the_solver() -> None:

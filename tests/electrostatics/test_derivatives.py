@@ -151,9 +151,9 @@ def test_gradcheck_of_energy_and_forces(boundary: str, method: str) -> None:
     function(*inputs)
     if boundary == "open":
         x, q, h, s = inputs
-        assert gradcheck(lambda a, b, c: function(a, b, h, c), (x, q, s), eps=1e-5, atol=1e-6, rtol=1e-5)
+        assert gradcheck(lambda a, b, c: function(a, b, h, c), (x, q, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
     else:
-        assert gradcheck(function, inputs, eps=1e-5, atol=1e-6, rtol=1e-5)
+        assert gradcheck(function, inputs, eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 @pytest.mark.parametrize(("boundary", "method"), CHECKED)
@@ -171,9 +171,9 @@ def test_gradgradcheck_of_the_energy(boundary: str, method: str) -> None:
 
     function(x, q, h, s)
     if boundary == "open":
-        assert gradgradcheck(lambda a, b, c: function(a, b, h, c), (x, q, s), eps=1e-5, atol=1e-6, rtol=1e-5)
+        assert gradgradcheck(lambda a, b, c: function(a, b, h, c), (x, q, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
     else:
-        assert gradgradcheck(function, (x, q, h, s), eps=1e-5, atol=1e-6, rtol=1e-5)
+        assert gradgradcheck(function, (x, q, h, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 def charges_from_positions(x: Tensor, base: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def test_training_on_forces_and_stress_reaches_the_charges(method: str) -> None:
         return (forces**2).sum() + 100 * (out.stress**2).sum()
 
     base = torch.tensor(atoms.charges, requires_grad=True)
-    assert gradcheck(loss, (base,), eps=1e-5, atol=1e-6, rtol=1e-5)
+    assert gradcheck(loss, (base,), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 def test_potential_at_points_is_differentiable() -> None:
@@ -233,7 +233,7 @@ def test_potential_at_points_is_differentiable() -> None:
         value: Tensor = coulomb.potential_at(p, y, c, h.detach(), smearing=s.detach())
         return value
 
-    assert gradcheck(function, (points, x, q), eps=1e-5, atol=1e-6, rtol=1e-5)
+    assert gradcheck(function, (points, x, q), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 
 
 def test_the_matrix_is_differentiable() -> None:
@@ -245,4 +245,4 @@ def test_the_matrix_is_differentiable() -> None:
         value: Tensor = coulomb.matrix(y, c, smearing=w)
         return value
 
-    assert gradcheck(function, (x, h, s), eps=1e-5, atol=1e-6, rtol=1e-5)
+    assert gradcheck(function, (x, h, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)

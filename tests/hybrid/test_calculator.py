@@ -64,7 +64,7 @@ ENSEMBLES = {
 def test_forces_and_stress_are_derivatives_of_the_energy(name: str) -> None:
     boundary, options = ENSEMBLES[name]
     atoms = ready(boundary, accuracy=1e-9, **options)
-    chosen = [0, 5, 8, 9, 20]
+    chosen = [5, 9, 20]
     forces = atoms.get_forces()[chosen]
     numeric = calculate_numerical_forces(atoms, eps=1e-4, iatoms=chosen)
     assert np.abs(forces - numeric).max() < 2e-6

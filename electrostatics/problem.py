@@ -1,0 +1,264 @@
+"""One electrode problem as tensors: everything a solve works on, checked once.
+
+    U(q) = 1/2 q'Kq + sum over solved atoms of (chi q + 1/2 J q²) + sum over all atoms of v q
+
+with v = -E.r of the field that acts. The solved atoms, their groups and what the groups are held at make the
+constraints; the linear solver sees the same problem without graph.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grahame.electrostatics import cells, checks, fields
+from grahame.electrostatics.coulomb import Coulomb
+from grahame.electrostatics.electrodes import Electrode, Held, check_indices
+from grahame.electrostatics.equilibration import Constraints
+from grahame.electrostatics.linear_response import LinearProblem
+from grahame.electrostatics.system import System
+
+
+@dataclass(frozen=True)
+class OnSite:
+    """Properties of the solved atoms, (s,) each, in the order of the electrodes.
+
+    Attributes:
+        solved: atom indices.
+        group_of: electrode of each.
+        smearing: Å.
+        electronegativity: V.
+        hardness: V/e, the Thomas-Fermi term included.
+    """
+
+    solved: Tensor
+    group_of: Tensor
+    smearing: Tensor
+    electronegativity: Tensor
+    hardness: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One electrode problem.
+
+    Attributes:
+        boundary: of the operator.
+        x, h, s, q: positions, cell, widths and charges of all atoms (q is 0 on the solved ones).
+        site: the solved atoms.
+        held: what the electrodes are held at.
+        constraints: the sums of charges that follow from it.
+        field: given uniform field (3,) V/Å, or None.
+        displacement: D/eps0 along the normal in V/Å, or None.
+        total_charge: of all atoms in e, or None where it is free.
+        exclusions: excluded pairs.
+    """
+
+    boundary: str
+    x: Tensor
+    h: Tensor | None
+    s: Tensor
+    q: Tensor
+    site: OnSite
+    held: Held
+    constraints: Constraints
+    field: Tensor | None
+    displacement: Tensor | None
+    total_charge: Tensor | None
+    exclusions: Any
+
+    @property
+    def follows(self) -> bool:
+        """Whether the field strength is an unknown: held charges in finite field."""
+        return self.boundary == "finite-field" and all(self.held.by_charge)
+
+    def held_sums(self) -> Tensor:
+        """The sum of charges of every constrained set, differentiable in what is held."""
+        sums: list[Tensor] = [q for q, by_charge in zip(self.held.charges, self.held.by_charge) if by_charge]
+        if self.constraints.count > len(sums):
+            assert self.total_charge is not None
+            held = torch.stack(sums).sum() if sums else self.x.new_zeros(())
+            sums.append(self.total_charge - self.q.sum() - held)
+        return torch.stack(sums) if sums else self.x.new_zeros(0)
+
+    def order(self) -> tuple[int, int]:
+        """The two electrodes of a finite-field cell, bottom and top along the normal."""
+        assert self.h is not None
+        z = (self.x @ cells.normal(self.h)).detach()[self.site.solved]
+        means = [float(z[self.site.group_of == g].mean()) for g in (0, 1)]
+        return (0, 1) if means[1] > means[0] else (1, 0)
+
+    def strength(self, h: Tensor | None) -> Tensor | None:
+        """Field along the normal that two held potentials set: E = -(psi_top - psi_bot)/L."""
+        if self.boundary != "finite-field" or self.follows:
+            return None
+        assert h is not None
+        bottom, top = self.order()
+        return -(self.held.potentials[top] - self.held.potentials[bottom]) / cells.height(h)
+
+    def external(self, system: System, following: Tensor | None = None) -> Tensor:
+        """Potential of the field that acts, (n,) V; `following` is the strength of one that follows charges."""
+        x, h = system.positions, system.cell
+        outer = x.new_zeros(len(x))
+        if self.field is not None:
+            outer = outer + fields.external_potential(x, self.field)
+        along = following if following is not None else self.strength(h)
+        if along is None:
+            along = self.displacement
+        if along is not None:
+            assert h is not None
+            outer = outer - along * (x @ cells.normal(h))
+        return outer
+
+    def stationarity(self, potential: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """psi - (Aq+b) on the solved atoms, and (Aq+b) averaged over each group, V."""
+        site = self.site
+        inner = potential[site.solved] + site.electronegativity + site.hardness * q[site.solved]
+        sizes = torch.bincount(site.group_of).to(torch.float64)
+        means = inner.new_zeros(len(sizes)).index_add(0, site.group_of, inner) / sizes
+        return self.held.potentials[site.group_of] - inner, means
+
+    def linear(self, frozen: System) -> LinearProblem:
+        """The same problem without graph."""
+        site = self.site
+        outer = self.external(frozen).detach()[site.solved]
+        psi = self.held.potentials.detach()[site.group_of]
+        z, length, order = None, None, None
+        if self.boundary == "finite-field":
+            assert frozen.cell is not None
+            z = (frozen.positions @ cells.normal(frozen.cell))[site.solved]
+            length = float(cells.height(frozen.cell))
+            order = self.order()
+        return LinearProblem(
+            system=frozen,
+            exclusions=self.exclusions,
+            solved=site.solved,
+            group_of=site.group_of,
+            by_charge=self.held.by_charge,
+            constraints=self.constraints,
+            sums=self.held_sums().detach(),
+            drive=psi - site.electronegativity.detach() - outer,
+            hardness=site.hardness.detach(),
+            charges=self.q.detach(),
+            follows=self.follows,
+            heights=z,
+            length=length,
+            order=order,
+        )
+
+
+def make_problem(
+    coulomb: Coulomb,
+    electrodes: Sequence[Electrode],
+    site: OnSite,
+    held: Held,
+    positions: Any,
+    charges: Any,
+    cell: Any,
+    smearing: Any,
+    exclusions: Any,
+    field: Any,
+    displacement: Any,
+    total_charge: Any,
+) -> Problem:
+    """Check everything one solve is given.
+
+    Raises:
+        ValueError: for the first thing that has no right answer.
+    """
+    x = checks.positions_of(positions)
+    n = len(x)
+    check_indices(electrodes, n)
+    h = checks.cell_of(cell, coulomb.boundary, x)
+    # Entries of solved atoms are ignored, so they are replaced before they are checked.
+    q = checks.per_atom("charges", _without(charges, site.solved, n, x), n, "e", x)
+    s = x.new_zeros(n) if smearing is None else _without(smearing, site.solved, n, x)
+    s = checks.smearing_of(s, n, x).index_put((site.solved,), site.smearing)
+    whole = None if total_charge is None else checks.to_tensor(total_charge, x)
+    if whole is not None and not bool(torch.isfinite(whole)):
+        raise ValueError(
+            f"total_charge = {total_charge} e must be finite: it is the charge of all atoms together"
+        )
+    e_field, d_field = coulomb.check_fields(q if whole is None else whole.reshape(1), h, field, displacement)
+    constraints = _constraints(coulomb.boundary, held, site.group_of, whole, q)
+    problem = Problem(
+        coulomb.boundary, x, h, s, q, site, held, constraints, e_field, d_field, whole, exclusions
+    )
+    if coulomb.boundary == "finite-field":
+        _check_finite_field(problem)
+    if coulomb.boundary == "3d" and not coulomb.as_other_programs:
+        volts = [float(v) for v, by_charge in zip(held.potentials, held.by_charge) if not by_charge]
+        if volts and max(volts) - min(volts) > 1e-12:
+            raise ValueError(
+                f'potentials = {", ".join(f"{v:g}" for v in volts)} V must be equal with boundary = "3d": the cell repeats '
+                'through the electrodes; use boundary = "finite-field" or "slab"'
+            )
+    return problem
+
+
+def _without(value: Any, solved: Tensor, n: int, like: Tensor) -> Tensor:
+    """One number per atom with 0 on the solved ones; other shapes are left for the check."""
+    v = checks.to_tensor(value, like)
+    if v.ndim == 0:
+        v = v.expand(n)
+    if v.shape != (n,):
+        return v
+    fluid = torch.ones(n, dtype=torch.bool, device=v.device)
+    fluid[solved] = False
+    return torch.where(fluid, v, torch.zeros_like(v))
+
+
+def _constraints(
+    boundary: str, held: Held, group_of: Tensor, total_charge: Tensor | None, q: Tensor
+) -> Constraints:
+    """The disjoint sets of solved atoms whose sums are held."""
+    by_charge = held.by_charge
+    if total_charge is None:
+        if boundary not in ("open", "3d"):
+            raise ValueError(
+                f'total_charge = None must be a number with boundary = "{boundary}": '
+                "only open and 3d cells may exchange charge with nothing"
+            )
+    elif all(by_charge):
+        fixed, fluid, whole = float(held.charges.sum()), float(q.sum()), float(total_charge)
+        if abs(fixed + fluid - whole) > 1e-8 * max(1.0, float(q.abs().sum())):
+            raise ValueError(
+                f"electrode charges + electrolyte charges = {fixed:.6g} + {fluid:.6g} e must equal total_charge = {whole:.6g} e: "
+                "change a held charge or total_charge, or hold one electrode at a potential"
+            )
+    label = torch.full((len(by_charge),), -1)
+    count = 0
+    for g, held_by_charge in enumerate(by_charge):
+        if held_by_charge:
+            label[g] = count
+            count += 1
+    if not all(by_charge) and total_charge is not None:
+        label[[g for g, b in enumerate(by_charge) if not b]] = count
+        count += 1
+    return Constraints(label[group_of], count)
+
+
+def _check_finite_field(p: Problem) -> None:
+    kinds = p.held.by_charge
+    if len(kinds) != 2 or kinds[0] != kinds[1]:
+        what = ", ".join("charge" if k else "potential" for k in kinds)
+        raise ValueError(
+            f'electrodes = held by {what} must be two, both at a potential or both at a charge, with boundary = "finite-field": '
+            "the field follows the potential difference of exactly two"
+        )
+    if p.total_charge is None or abs(float(p.total_charge)) > 1e-10:
+        shown = "None" if p.total_charge is None else f"{float(p.total_charge):g}"
+        raise ValueError(
+            f'total_charge = {shown} e must be 0 with boundary = "finite-field": a field needs a neutral cell'
+        )
+    assert p.h is not None
+    z = (p.x @ cells.normal(p.h)).detach()[p.site.solved]
+    parts = [z[p.site.group_of == g] for g in (0, 1)]
+    (low0, high0), (low1, high1) = ((float(part.min()), float(part.max())) for part in parts)
+    if not (high0 < low1 or high1 < low0):
+        raise ValueError(
+            f"electrodes 0 and 1 reach from {low0:.4g} to {high0:.4g} Å and from {low1:.4g} to {high1:.4g} Å along the normal "
+            "and must not overlap: unwrap the electrode that crosses the boundary"
+        )

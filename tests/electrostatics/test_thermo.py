@@ -1,0 +1,131 @@
+"""Thermo-potentiostat and capacitance from fluctuations."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.units import kB
+from grahame.electrostatics import ThermoPotentiostat, fluctuation_capacitance
+
+from tests.electrostatics.electrodes import BY_NAME, Mode, arguments, cell_for, solver
+from tests.electrostatics.numerics import derivative
+from tests.systems import ElectrodeCell
+
+SLAB = BY_NAME["potentials in a slab"]
+TEMPERATURE = 300.0
+BETA = 1.0 / (kB * TEMPERATURE)
+
+
+def voltage_samples(seed: int, steps: int, ratio: float = 1.0, volts: float = 0.9) -> tuple[np.ndarray, float]:
+    """Potential differences of a fixed geometry under the thermo-potentiostat, and its capacitance."""
+    mode = replace(SLAB, held=(("potential", 0.0), ("potential", volts)))
+    atoms = cell_for(mode, repeat=1, layers=2, spacing=4.5, gap=7.0, ions=2, ion_width=0.4)
+    cpm = solver(mode, atoms, "ewald", 1e-6)
+    thermo = ThermoPotentiostat(cpm, temperature=TEMPERATURE, time_constant=50.0, seed=seed)
+    found = []
+    for _ in range(steps):
+        sol = thermo.step(atoms.positions, atoms.charges, atoms.cell, 50.0 * ratio, smearing=atoms.smearing, forces=False)
+        found.append(float(sol.potentials[1] - sol.potentials[0]))
+    cpm.solve(atoms.positions, atoms.charges, atoms.cell, smearing=atoms.smearing, forces=False)
+    return np.array(found), float(cpm.capacitance[1, 1])
+
+
+def test_potential_of_a_fixed_geometry_fluctuates_as_kt_over_c() -> None:
+    # dt = 4 tau makes the samples nearly independent: 9000 give a standard error of 1.5 % and a seed fixes them
+    samples, capacitance = voltage_samples(seed=7, steps=9000, ratio=4.0)
+    assert samples.var() * capacitance * BETA == pytest.approx(1.0, abs=0.03)
+    assert samples.mean() == pytest.approx(0.9, abs=4 * np.sqrt(1 / (BETA * capacitance) / len(samples)))
+
+
+def test_relaxation_time_is_the_time_constant() -> None:
+    samples, _ = voltage_samples(seed=3, steps=2500, ratio=0.5)
+    deviation = samples - 0.9
+    correlation = (deviation[1:] * deviation[:-1]).mean() / (deviation**2).mean()
+    assert correlation == pytest.approx(np.exp(-0.5), abs=0.06)
+
+
+def test_same_seed_gives_the_same_charges_and_another_seed_others() -> None:
+    a, b, c = (voltage_samples(seed=s, steps=4)[0] for s in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-6
+
+
+def ensemble(atoms: ElectrodeCell, count: int) -> np.ndarray:
+    """Configurations of the ions, displaced at random."""
+    rng = np.random.default_rng(12)
+    ions = np.setdiff1d(np.arange(len(atoms.charges)), atoms.solved)
+    frames = np.repeat(atoms.positions[None], count, axis=0)
+    frames[:, ions] += rng.uniform(-0.6, 0.6, (count, len(ions), 3))
+    return frames
+
+
+def charges_and_energies(
+    mode: Mode, atoms: ElectrodeCell, cpm, frames: np.ndarray, volts: list[float]  # type: ignore[no-untyped-def]
+) -> tuple[np.ndarray, np.ndarray]:
+    out = [
+        cpm.solve(x, atoms.charges, atoms.cell, smearing=atoms.smearing, potentials=volts, forces=False,
+                  **arguments(mode, atoms.cell))
+        for x in frames
+    ]
+    return np.array([s.electrode_charges for s in out]), np.array([s.energy for s in out])
+
+
+@pytest.mark.parametrize("name", ["potentials in a slab", "potentials in a field"])
+def test_capacitance_from_fluctuations_is_the_derivative_of_the_mean_charge(name: str) -> None:
+    # An ensemble of m states, equally likely at psi_0, has weights exp(-beta [Omega(psi) - Omega(psi_0)]) at psi:
+    # d<Q>/dpsi is then an exact sum, beta Cov(Q, Q) + C_0, without sampling error.
+    mode = BY_NAME[name]
+    atoms = cell_for(mode, ions=3, ion_width=0.4, ruffle=0.3)
+    cpm = solver(mode, atoms, "ewald")
+    frames = ensemble(atoms, 12)
+    base = [value for _, value in mode.held]
+    samples, start = charges_and_energies(mode, atoms, cpm, frames, base)
+
+    def mean_charges(volts: list[float]) -> np.ndarray:
+        q, energy = charges_and_energies(mode, atoms, cpm, frames, volts)
+        weight = np.exp(-BETA * (energy - start - (energy - start).mean()))
+        return (weight[:, None] * q).sum(0) / weight.sum()
+
+    matrix = fluctuation_capacitance(samples, TEMPERATURE, cpm)
+    assert matrix.shape == (2, 2)
+    for h in range(2):
+
+        def along(step: float, h: int = h) -> np.ndarray:
+            return mean_charges([v + step * (g == h) for g, v in enumerate(base)])
+
+        np.testing.assert_allclose(matrix[:, h], derivative(along, 2e-3), rtol=0, atol=1e-9)
+    half = 0.5 * (samples[:, 1] - samples[:, 0])
+    scalar = fluctuation_capacitance(half, TEMPERATURE, cpm)
+
+    def half_charge(step: float) -> float:
+        q = mean_charges([base[0] - 0.5 * step, base[1] + 0.5 * step])
+        return float(0.5 * (q[1] - q[0]))
+
+    assert scalar == pytest.approx(float(derivative(half_charge, 2e-3)), abs=1e-9)
+    # leaving out C_0 is the classic mistake; here both parts matter
+    assert scalar - BETA * half.var() > 0.01 * scalar
+
+
+def test_fluctuation_capacitance_of_three_electrodes_is_a_matrix() -> None:
+    mode = replace(BY_NAME["one of three floats"], held=(("potential", -0.4), ("potential", 0.7), ("potential", 0.1)))
+    atoms = cell_for(mode, ions=3)
+    cpm = solver(mode, atoms, "ewald")
+    samples, _ = charges_and_energies(mode, atoms, cpm, ensemble(atoms, 5), [-0.4, 0.7, 0.1])
+    matrix = fluctuation_capacitance(samples, TEMPERATURE, cpm)
+    expected = BETA * np.cov(samples.T, bias=True) + cpm.capacitance
+    np.testing.assert_allclose(matrix, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(matrix.sum(0), 0.0, atol=1e-9)  # fixed total charge
+
+
+def test_fluctuation_capacitance_refuses_what_it_cannot_use() -> None:
+    atoms = cell_for(SLAB)
+    cpm = solver(SLAB, atoms, "ewald")
+    with pytest.raises(RuntimeError, match=r"^capacitance must be asked for after a solve: "):
+        fluctuation_capacitance(np.array([0.1, 0.2]), TEMPERATURE, cpm)
+    cpm.solve(atoms.positions, atoms.charges, atoms.cell, smearing=atoms.smearing)
+    with pytest.raises(ValueError, match=r"^temperature = -3 K must be greater than zero: "):
+        fluctuation_capacitance(np.array([0.1, 0.2]), -3.0, cpm)
+    with pytest.raises(ValueError, match=r"^charges = array of shape \(1,\) must be "):
+        fluctuation_capacitance(np.array([0.1]), TEMPERATURE, cpm)
+    with pytest.raises(ValueError, match=r"^charges = array of shape \(4, 3\) must have one column per electrode, 2: "):
+        fluctuation_capacitance(np.zeros((4, 3)), TEMPERATURE, cpm)

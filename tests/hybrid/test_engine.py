@@ -1,0 +1,229 @@
+"""The run loop: ensembles, ramps, files, and what is refused before anything is written."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.calculators.harmonic import SpringCalculator
+from ase.constraints import FixAtoms
+from ase.io import read, write
+from grahame.hybrid.config import parse_config
+from grahame.hybrid.engines.integrators import NoseHooverChain, draw_momenta
+from grahame.hybrid.engines.run import run
+from grahame.hybrid.engines.setup import load_structure, prepare
+
+from tests.hybrid.small_cells import small_cell, small_run
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_writes_its_files_with_every_stage(tmp_path: Path) -> None:
+    summary = run(small_run(tmp_path, {"steps": 6, "ensemble": "nve"}), progress=False)
+    assert summary.completed
+    assert summary.steps == 18
+    assert summary.time_ps == pytest.approx(0.006)
+    frames = read(summary.trajectory, ":")
+    assert [f.info["stage"] for f in frames] == ["equilibrate"] * 3 + ["produce"] * 3
+    last = frames[-1]
+    assert last.info["time_fs"] == pytest.approx(6.0)
+    assert last.info["electrode_charges"].shape == (2,)
+    assert last.info["electrode_potentials"].tolist() == [0.0, 1.0]
+    assert last.calc.results["charges"][4:8].sum() == pytest.approx(last.info["electrode_charges"][1], abs=1e-8)
+    assert last.arrays["electrode"].tolist() == [0] * 4 + [1] * 4 + [-1] * 14
+    assert last.get_velocities() is not None
+    assert (last.constraints[0].index == np.arange(8)).all()
+    log = rows(summary.log)
+    assert [r["stage"] for r in log] == ["minimise"] * 4 + ["equilibrate"] * 4 + ["produce"] * 4
+    assert float(log[-1]["omega_eV"]) == pytest.approx(last.get_potential_energy(), abs=1e-8)
+    assert float(log[-1]["electrode_1_charge_e"]) == pytest.approx(last.info["electrode_charges"][1], abs=1e-9)
+    record = json.loads(summary.provenance.read_text())
+    assert record["structure"]["atoms"] == 22
+    assert record["config"]["dynamics"]["seed"] == 0
+    assert record["short_range"]["name"] == "classical"
+    start = small_cell()
+    assert (np.abs(last.positions[:8] - start.positions[:8]) < 1e-9).all()
+
+
+def test_trajectory_frames_carry_the_forces_of_their_positions(tmp_path: Path) -> None:
+    config = small_run(tmp_path, {"steps": 3})
+    summary = run(config, progress=False)
+    last = read(summary.trajectory, -1)
+    again = prepare(config, load_structure(config))
+    again.atoms.positions = last.positions
+    assert np.abs(again.calculator.get_forces(again.atoms) - last.get_forces()).max() < 1e-6
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nose-hoover"])
+def test_the_conserved_energy_is_conserved_under_a_ramp(tmp_path: Path, ensemble: str) -> None:
+    electrodes = [{"group": 0, "potential": 0.0, "mobile": True}, {"group": 1, "ramp": [[0, 0], [0.02, 3]]}]
+    produce = {"steps": 40, "ensemble": ensemble, "timestep_fs": 0.25, "relaxation_time_fs": 20}
+    config = small_run(tmp_path, produce, electrodes=electrodes, coulomb={"method": "ewald", "accuracy": 1e-6})
+    log = [r for r in rows(run(config, progress=False).log) if r["stage"] == "produce"]
+    conserved = np.array([float(r["conserved_eV"]) for r in log])
+    omega = np.array([float(r["omega_eV"]) for r in log])
+    potential = np.array([float(r["electrode_1_potential_V"]) for r in log])
+    assert potential[-1] == pytest.approx(1.5)
+    assert np.ptp(omega) > 0.1
+    assert np.ptp(conserved) < 2e-3
+
+
+def springs(frozen: int = 0) -> Atoms:
+    rng = np.random.default_rng(3)
+    positions = rng.uniform(0, 10, (12, 3))
+    atoms = Atoms("Ar12", positions=positions + rng.normal(0, 0.1, (12, 3)))
+    atoms.calc = SpringCalculator(positions, 2.0)
+    if frozen:
+        atoms.set_constraint(FixAtoms(np.arange(frozen)))
+    return atoms
+
+
+def test_the_chain_agrees_with_ase_where_nothing_is_frozen() -> None:
+    chain = pytest.importorskip("ase.md.nose_hoover_chain")
+    ours, theirs = springs(), springs()
+    for atoms in (ours, theirs):
+        atoms.set_momenta(np.random.default_rng(1).normal(0, 2, (12, 3)))
+    a = NoseHooverChain(ours, 1.0 * units.fs, 300.0, 50.0 * units.fs, 3)
+    b = chain.NoseHooverChainNVT(theirs, 1.0 * units.fs, 300.0, 50.0 * units.fs, 3)
+    for _ in range(100):
+        a.step()
+        b.step()
+    assert np.abs(ours.positions - theirs.positions).max() < 1e-10
+
+
+def test_the_chain_does_not_count_frozen_atoms() -> None:
+    atoms = springs(frozen=6)
+    draw_momenta(atoms, 300.0, np.random.default_rng(0))
+    integrator = NoseHooverChain(atoms, 2.0 * units.fs, 300.0, 50.0 * units.fs, 3)
+    before = atoms.get_total_energy() + integrator.thermostat_energy()
+    temperatures = []
+    for _ in range(6000):
+        integrator.step()
+        temperatures.append(atoms.get_temperature())
+    assert np.mean(temperatures) == pytest.approx(300.0, rel=0.06)
+    assert abs(atoms.get_total_energy() + integrator.thermostat_energy() - before) < 2e-3
+
+
+def test_momenta_start_at_the_temperature_without_drift() -> None:
+    free = springs()
+    draw_momenta(free, 250.0, np.random.default_rng(0))
+    assert free.get_temperature() == pytest.approx(250.0)
+    assert np.abs(free.get_momenta().sum(axis=0)).max() < 1e-12
+    frozen = springs(frozen=4)
+    draw_momenta(frozen, 250.0, np.random.default_rng(0))
+    assert frozen.get_temperature() == pytest.approx(250.0)
+    assert (frozen.get_momenta()[:4] == 0).all()
+
+
+def test_existing_output_is_never_replaced_unasked(tmp_path: Path) -> None:
+    config = small_run(tmp_path, {"steps": 1}, dynamics={"produce": {"steps": 1}})
+    run(config, progress=False)
+    before = (tmp_path / "small.extxyz").read_bytes()
+    with pytest.raises(FileExistsError) as caught:
+        run(config, progress=False)
+    assert str(caught.value) == (
+        f"output = {tmp_path}/small.checkpoint.npz must not exist yet: continue that run with restart, choose another "
+        "output.name, or set output.overwrite: true"
+    )
+    assert (tmp_path / "small.extxyz").read_bytes() == before
+    output = config.output.model_copy(update={"overwrite": True})
+    run(config.model_copy(update={"output": output}), progress=False)
+    assert (tmp_path / "small.extxyz").read_bytes() == before
+
+
+SELECTIONS: list[tuple[list[dict[str, Any]], str]] = [
+    (
+        [{"group": 7, "potential": 0}],
+        "electrodes[0].group = 7 must name at least one atom: the structure has the groups [0, 1]",
+    ),
+    (
+        [{"indices": [0, 99], "potential": 0}],
+        "electrodes[0].indices = 99 must be less than 22, the number of atoms: count from 0",
+    ),
+    (
+        [{"group": 0, "potential": 0}, {"indices": [3, 4], "potential": 1}],
+        "electrodes[1] = atom 3 must belong to one electrode: it is in electrodes[0] too; give every atom to one",
+    ),
+    (
+        [{"element": "Xx", "side": "top", "potential": 0}],
+        "electrodes[0].element = 'Xx' must be a chemical symbol: write e.g. Au",
+    ),
+    (
+        [{"element": "Na", "side": "top", "potential": 0}],
+        "electrodes[0].element = Na must have atoms on two sides: the structure has 1 of it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("electrodes", "sentence"), SELECTIONS, ids=[str(e[-1]) for e, _ in SELECTIONS])
+def test_a_wrong_selection_is_refused_before_anything_is_written(
+    tmp_path: Path, electrodes: list[dict[str, Any]], sentence: str
+) -> None:
+    config = small_run(tmp_path, {"steps": 1}, electrodes=electrodes)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        run(config, progress=False)
+    assert str(caught.value) == sentence
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.xyz"]
+
+
+def test_electrodes_are_found_by_element_and_side(tmp_path: Path) -> None:
+    electrodes = [
+        {"element": "Au", "side": "top", "potential": 1.0},
+        {"element": "Au", "side": "bottom", "potential": 0.0},
+    ]
+    config = small_run(tmp_path, {"steps": 1}, electrodes=electrodes)
+    simulation = prepare(config, load_structure(config))
+    assert simulation.calculator.potential.electrodes[0].indices.tolist() == [4, 5, 6, 7]
+    assert simulation.atoms.arrays["electrode"].tolist() == [1] * 4 + [0] * 4 + [-1] * 14
+
+
+def test_a_cut_off_structure_file_is_refused(tmp_path: Path) -> None:
+    config = small_run(tmp_path, {"steps": 1})
+    text = (tmp_path / "cell.xyz").read_text()
+    (tmp_path / "cell.xyz").write_text(text[: len(text) // 2])
+    with pytest.raises(ValueError, match=r"^structure.file = .*cell.xyz must be a complete structure file that ASE"):
+        run(config, progress=False)
+
+
+def test_a_missing_structure_file_is_named(tmp_path: Path) -> None:
+    config = parse_config({"structure": {"file": "no.xyz"}, "dynamics": {}}, tmp_path)
+    with pytest.raises(FileNotFoundError) as caught:
+        run(config, progress=False)
+    assert str(caught.value) == (
+        f"structure.file = {tmp_path}/no.xyz must be a file: give a path relative to the configuration"
+    )
+
+
+def test_a_failing_step_says_where_and_loses_nothing(tmp_path: Path) -> None:
+    produce = {"steps": 400, "ensemble": "langevin", "temperature_K": 9e4, "timestep_fs": 10.0}
+    config = small_run(tmp_path, produce, dynamics={"produce": produce})
+    with pytest.raises(RuntimeError, match=r"\(in step \d+ of produce; the files hold what came before, the last"):
+        run(config, progress=False)
+    frames = read(tmp_path / "small.extxyz", ":")
+    assert len(frames) >= 1
+    assert all(np.isfinite(f.positions).all() for f in frames)
+
+
+def test_fixed_atoms_of_the_file_stay_fixed_and_mobile_electrodes_move(tmp_path: Path) -> None:
+    atoms = small_cell()
+    atoms.set_constraint(FixAtoms([0, 20]))
+    write(tmp_path / "cell.xyz", atoms, format="extxyz")
+    electrodes = [{"group": 0, "potential": 0.0, "mobile": True}, {"group": 1, "potential": 1.0}]
+    config = small_run(tmp_path, {"steps": 2}, electrodes=electrodes)
+    simulation = prepare(config, load_structure(config))
+    assert simulation.atoms.constraints[0].index.tolist() == [4, 5, 6, 7, 20]
+
+
+def test_an_ase_trajectory_is_written_at_the_end(tmp_path: Path) -> None:
+    config = small_run(tmp_path, {"steps": 1}, dynamics={"produce": {"steps": 3}})
+    output = config.output.model_copy(update={"ase_trajectory": True})
+    summary = run(config.model_copy(update={"output": output}), progress=False)
+    binary, text = read(tmp_path / "small.traj", ":"), read(summary.trajectory, ":")
+    assert len(binary) == len(text) == 2
+    assert (binary[-1].get_forces() == text[-1].get_forces()).all()
