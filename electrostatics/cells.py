@@ -97,3 +97,11 @@ def nearest_image_shifts(vectors: Tensor, cell: Tensor, periodic: tuple[bool, bo
         for column, axis in enumerate(axes):
             shifts[rows_of, axis] += steps[best, column]
     return shifts.to(torch.int64)
+
+
+def apply_strain(x: Tensor, h: Tensor | None, strain: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Positions and cell under a symmetric strain, x (1 + eps)."""
+    if strain is None or h is None:
+        return x, h
+    symmetric = 0.5 * (strain + strain.T)
+    return x + x @ symmetric, h + h @ symmetric

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields
-from grahame.electrostatics.coulomb import Coulomb, Kind, apply_strain, stack, variable
+from grahame.electrostatics.arrays import Kind, stack, variable
+from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.electrodes import Electrode, check_electrodes, expand, what_is_held
 from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
 from grahame.electrostatics.problem import OnSite, Problem, make_problem
@@ -268,7 +269,7 @@ class ConstantPotential:
         with torch.enable_grad():
             leaf_x = variable(p.x, track) if forces or respond else p.x
             strain = p.x.new_zeros((3, 3), requires_grad=True) if stress else None
-            x, h = apply_strain(leaf_x, p.h, strain)
+            x, h = cells.apply_strain(leaf_x, p.h, strain)
             system = self.coulomb.bind(x, h, p.s, p.exclusions)
             linear = p.linear(system.detached())
             self._linear.prepare(linear)

@@ -1,7 +1,7 @@
 """The Coulomb operator as users meet it: `Coulomb(boundary, ...)(positions, charges, cell, ...)`."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,27 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.electrostatics import accuracy as accuracy_law
-from grahame.electrostatics import cells, checks, exact, fields, gaussians, slab
+from grahame.electrostatics import cells, checks, fields, gaussians
 from grahame.electrostatics.accuracy import Parameters
+from grahame.electrostatics.arrays import Kind, stack, variable
+from grahame.electrostatics.binding import METHODS, Binder, Settings
 from grahame.electrostatics.system import System
 from grahame.electrostatics.units import COULOMB_CONSTANT
-from grahame.kernels import reference
-from grahame.kernels.neighbors import NeighborList, neighbor_pairs
-
-METHODS = {
-    "3d": ("exact", "ewald", "pme"),
-    "slab": ("exact", "ewald", "pme"),
-    "slab-exact": ("exact",),
-    "finite-field": ("exact", "ewald", "pme"),
-    "displacement": ("exact", "ewald", "pme"),
-    "open": ("exact",),
-}
-# Below this number of atoms the Ewald sum is faster than a mesh.
-_SMALL = 120
-# Parameters serve until the cell is strained by this much, or the slab thicker than planned.
-_STRAIN = 0.02
-_ROOM = 2.0
+from grahame.kernels.neighbors import NeighborList
 
 
 @dataclass(frozen=True)
@@ -49,17 +35,6 @@ class CoulombResult:
     forces: Any
     stress: Any
     self_energy: Any
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Parameters with the geometry they were chosen for."""
-
-    parameters: Parameters
-    cell: NDArray[np.float64]
-    atoms: int
-    widest: float
-    extent: float
 
 
 class Coulomb:
@@ -146,10 +121,10 @@ class Coulomb:
         self.coulomb_constant = checks.positive("coulomb_constant", k, "eV Å/e²", "leave it out for CODATA's")
         self.dtype = dtype
         self.device = device
-        self._fixed = {"cutoff": cutoff, "splitting": splitting, "mesh": mesh, "order": order}
-        self._plan: _Plan | None = None
-        self._waves: Tensor | None = None
-        self._neighbors: NeighborList | None = None
+        fixed = {"cutoff": cutoff, "splitting": splitting, "mesh": mesh, "order": order}
+        self._binder = Binder(
+            Settings(boundary, method, self.accuracy, vacuum, background, self.coulomb_constant, fixed)
+        )
 
     # ------------------------------------------------------------------ public
 
@@ -201,7 +176,7 @@ class Coulomb:
             leaf_q = variable(q, track)
             leaf_x = variable(x, track) if forces else x
             strain = x.new_zeros((3, 3), requires_grad=True) if stress else None
-            sx, sh = apply_strain(leaf_x, h, strain)
+            sx, sh = cells.apply_strain(leaf_x, h, strain)
             system = self.bind(sx, sh, s, exclusions)
             energy = system.energy(leaf_q) + self.field_energy(sx, leaf_q, sh, e_field, d_field)
             wanted = [leaf_q] + ([leaf_x] if forces else []) + ([strain] if strain is not None else [])
@@ -293,7 +268,7 @@ class Coulomb:
     ) -> Parameters:
         """What `accuracy` was turned into for this geometry (the charges do not matter)."""
         x, h, s = self._checked(positions, cell, smearing)
-        return self._parameters(x.detach(), None if h is None else h.detach(), s.detach())
+        return self._binder.parameters(x.detach(), None if h is None else h.detach(), s.detach())
 
     # ------------------------------------------------------------- for the package
 
@@ -307,36 +282,16 @@ class Coulomb:
         parameters: Parameters | None = None,
         neighbors: NeighborList | None = None,
     ) -> System:
-        """The operator at one geometry.
+        """The operator at one geometry; see `Binder.bind`."""
+        return self._binder.bind(x, h, s, exclusions, probes, parameters, neighbors)
 
-        Args:
-            x, h, s: positions, cell and widths; may carry a graph.
-            exclusions: excluded pairs.
-            probes: how many of the last atoms are probes that may lie on top of each other.
-            parameters: use these (those of a larger system, whose part this is) instead of choosing.
-            neighbors: use this list instead of the operator's own.
-        """
-        fixed_x, fixed_h = x.detach(), None if h is None else h.detach()
-        if parameters is None:
-            parameters = self._parameters(fixed_x, fixed_h, s.detach())
-        periodic = cells.PERIODIC[self.boundary]
-        excluded = None
-        listed = checks.exclusions_of(exclusions, len(x))
-        if listed is not None:
-            i, j = (torch.as_tensor(column, device=x.device) for column in listed.T)
-            frame = fixed_x.new_zeros((3, 3)) if fixed_h is None else fixed_h
-            excluded = i, j, cells.nearest_image_shifts(fixed_x[j] - fixed_x[i], frame, periodic)
-        pairs, waves = None, None
-        if fixed_h is None:
-            self._refuse_coincident(fixed_x, None, probes)
-        else:
-            k_cell = cells.extend_along_normal(fixed_h, parameters.padding)
-            pairs = self._pairs(fixed_x, k_cell, parameters, neighbors, probes)
-            if parameters.method == "ewald":
-                waves = self._half_waves(parameters)
-        return System(
-            self.boundary, self.background, self.coulomb_constant, parameters, x, h, s, pairs, waves, excluded
-        )
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What an exact restart needs: the parameters' geometry and the neighbour list."""
+        return self._binder.state()
+
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take over a `state()`."""
+        self._binder.load_state(state)
 
     def field_energy(
         self, x: Tensor, q: Tensor, h: Tensor | None, field: Tensor | None, displacement: Tensor | None
@@ -351,46 +306,6 @@ class Coulomb:
             energy = energy - displacement * moment
             energy = energy + fields.displacement_energy(h, displacement, self.coulomb_constant)
         return energy
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """What an exact restart needs: the parameters' geometry and the neighbour list."""
-        out: dict[str, NDArray[Any]] = {}
-        if self._plan is not None:
-            p = self._plan
-            out["plan_cell"], out["plan_numbers"] = p.cell, np.array([p.atoms, p.widest, p.extent])
-            c = p.parameters
-            out["plan_parameters"] = np.array(
-                [c.cutoff, c.splitting, c.reciprocal_cutoff, *c.mesh, c.order, c.padding, c.estimated_error]
-            )
-            out["plan_method"] = np.array(c.method)
-        if self._neighbors is not None:
-            out |= {f"list_{key}": value for key, value in self._neighbors.state().items()}
-        return out
-
-    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
-        """Take over a `state()`."""
-        self._plan, self._waves, self._neighbors = None, None, None
-        if "plan_cell" in state:
-            v = state["plan_parameters"]
-            mesh = (int(v[3]), int(v[4]), int(v[5]))
-            parameters = Parameters(
-                str(state["plan_method"]),
-                float(v[0]),
-                float(v[1]),
-                float(v[2]),
-                mesh,
-                int(v[6]),
-                float(v[7]),
-                float(v[8]),
-            )
-            atoms, widest, extent = state["plan_numbers"]
-            self._plan = _Plan(
-                parameters, np.asarray(state["plan_cell"]), int(atoms), float(widest), float(extent)
-            )
-            entries = {key[5:]: value for key, value in state.items() if key.startswith("list_")}
-            if entries:
-                self._neighbors = NeighborList(parameters.cutoff)
-                self._neighbors.load_state(entries)
 
     # ------------------------------------------------------------------ private
 
@@ -459,123 +374,6 @@ class Coulomb:
                 "the energy would depend on the origin; add counter charges"
             )
 
-    def _parameters(self, x: Tensor, h: Tensor | None, s: Tensor) -> Parameters:
-        widest = float(s.max())
-        if h is None:
-            return Parameters("exact", math.inf, 0.0)
-        z = x @ cells.normal(h)
-        extent = float(z.max() - z.min())
-        frame = h.cpu().numpy()
-        plan = self._plan
-        if plan is not None and plan.atoms == len(x) and widest <= plan.widest and extent <= plan.extent:
-            strain = np.abs(np.linalg.solve(plan.cell, frame) - np.eye(3)).max()
-            if strain < _STRAIN:
-                return plan.parameters
-        self._waves = None
-        self._plan = self._make_plan(x, h, widest, extent)
-        return self._plan.parameters
-
-    def _make_plan(self, x: Tensor, h: Tensor, widest: float, extent: float) -> _Plan:
-        frame = h.cpu().numpy().copy()
-        slab_like = self.boundary == "slab"
-        room = extent + _ROOM if self.boundary in ("slab", "displacement", "finite-field") else math.inf
-        padding = self._padding(h, extent) if slab_like else 0.0
-        k_cell = cells.extend_along_normal(h, padding)
-        method = self.method
-        if method == "auto":
-            small = len(x) <= _SMALL or self.accuracy < 1e-9
-            method = "exact" if len(METHODS[self.boundary]) == 1 else "ewald" if small else "pme"
-        smallest = 1.0 / (2.0 * widest) if widest > 0 else math.inf
-        if method == "exact":
-            volume = float(cells.volume(k_cell))
-            found = exact.parameters(volume, len(x), smallest, self.boundary == "slab-exact")
-        else:
-            matter = accuracy_law.occupied_volume(x.cpu().numpy(), k_cell.cpu().numpy())
-            request = accuracy_law.Request(
-                len(x),
-                k_cell.cpu().numpy(),
-                float(cells.volume(h)),
-                matter,
-                smallest,
-                max(self.accuracy, accuracy_law.SMALLEST_ACCURACY),
-                **self._fixed,  # type: ignore[arg-type]
-            )
-            self._refuse_narrow_cutoff(request, widest)
-            found = (
-                accuracy_law.choose_ewald(request) if method == "ewald" else accuracy_law.choose_pme(request)
-            )
-        return _Plan(replace(found, padding=padding), frame, len(x), widest, room)
-
-    def _padding(self, h: Tensor, extent: float) -> float:
-        length = float(cells.height(h))
-        if self.vacuum != "auto":
-            padding = float(self.vacuum)
-            if extent >= length + padding:
-                raise ValueError(
-                    f"extent of the charges along the normal = {extent:.6g} Å must be smaller than the height of the k-space "
-                    f"cell, {length + padding:.6g} Å: increase `vacuum` or use vacuum='auto'"
-                )
-            return padding
-        g = cells.smallest_in_plane_reciprocal(h)
-        target = 1e-13 if self.method == "exact" else self.accuracy
-        gap = slab.gap_for(max(target, 1e-13), g)
-        # The cell is kept a whole number of Å longer, so that small strains do not change the choice.
-        return float(math.ceil(extent + _ROOM + gap - length))
-
-    def _refuse_narrow_cutoff(self, request: accuracy_law.Request, widest: float) -> None:
-        least = accuracy_law.carrying_cutoff(request)
-        if request.cutoff is not None and request.cutoff < least:
-            raise ValueError(
-                f"cutoff = {request.cutoff:g} Å must be at least {least:.4g} Å for the widest Gaussian, smearing = {widest:g} Å: "
-                "increase the cut-off, leave it out, or narrow the Gaussian"
-            )
-
-    def _pairs(
-        self, x: Tensor, k_cell: Tensor, p: Parameters, given: NeighborList | None, probes: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        real = x[: len(x) - probes]
-        if p.method == "exact":
-            all_pairs = neighbor_pairs(
-                x.cpu().numpy(), k_cell.cpu().numpy(), cells.PERIODIC_K[self.boundary], p.cutoff, half=False
-            )
-            self._refuse_coincident(real, k_cell, 0)
-            i, j, shifts = (
-                torch.as_tensor(a, device=x.device) for a in (all_pairs.i, all_pairs.j, all_pairs.shifts)
-            )
-            return i, j, shifts
-        if given is not None:
-            neighbors = given
-        elif probes:
-            neighbors = NeighborList(p.cutoff, skin=0.0)
-        else:
-            if self._neighbors is None or self._neighbors.cutoff != p.cutoff:
-                self._neighbors = NeighborList(p.cutoff)
-            neighbors = self._neighbors
-        before = neighbors.builds
-        pairs = neighbors.update(x.cpu().numpy(), k_cell.cpu().numpy(), cells.PERIODIC_K[self.boundary])
-        if neighbors.builds != before:
-            self._refuse_coincident(real, k_cell, 0)
-        i, j, shifts = (torch.as_tensor(a, device=x.device) for a in (pairs.i, pairs.j, pairs.shifts))
-        return i, j, shifts
-
-    def _half_waves(self, p: Parameters) -> Tensor:
-        """Waves of the Ewald sum: a list of the cell the parameters were chosen for, so that it does not
-        change under a small strain."""
-        if self._waves is None:
-            assert self._plan is not None
-            k_frame = cells.extend_along_normal(torch.as_tensor(self._plan.cell), p.padding)
-            self._waves = reference.half_reciprocal_indices(k_frame, p.reciprocal_cutoff)
-        return self._waves
-
-    def _refuse_coincident(self, x: Tensor, h: Tensor | None, probes: int) -> None:
-        """Raise if two atoms (not probes) lie on one place, images included."""
-        real = x[: len(x) - probes].cpu().numpy()
-        frame = np.zeros((3, 3)) if h is None else h.cpu().numpy()
-        close = neighbor_pairs(real, frame, cells.PERIODIC_K[self.boundary], checks.COINCIDENT)
-        if len(close.i):
-            vectors = real[close.j] + close.shifts @ frame - real[close.i]
-            checks.refuse_coincident(int(close.i[0]), int(close.j[0]), float(np.linalg.norm(vectors[0])))
-
     def _batched(
         self,
         positions: Any,
@@ -602,50 +400,3 @@ class Coulomb:
         return CoulombResult(
             *(stack([getattr(r, name) for r in results]) for name in CoulombResult.__dataclass_fields__)
         )
-
-
-class Kind:
-    """Numpy or torch, and the precision, of what came in: the same goes out."""
-
-    def __init__(self, *values: Any) -> None:
-        tensors = [v for v in values if isinstance(v, Tensor)]
-        self.torch = bool(tensors)
-        self.requires_grad = any(t.requires_grad for t in tensors)
-        first = tensors[0] if tensors else next(v for v in values if v is not None)
-        self.single = str(getattr(first, "dtype", "")).endswith("float32")
-
-    def out(self, value: Tensor | None, track: bool) -> Any:
-        """The value as the caller's kind; scalars of numpy input become floats."""
-        if value is None:
-            return None
-        value = value if track else value.detach()
-        if self.torch:
-            return value.to(torch.float32) if self.single else value
-        if value.ndim == 0:
-            return float(value)
-        array = value.cpu().numpy()
-        return array.astype(np.float32) if self.single else array
-
-
-def stack(values: list[Any]) -> Any:
-    """Stack the results of a batch, whatever their kind."""
-    if values[0] is None:
-        return None
-    return torch.stack(values) if isinstance(values[0], Tensor) else np.stack([np.asarray(v) for v in values])
-
-
-def variable(value: Tensor, track: bool) -> Tensor:
-    """A tensor that derivatives can be taken of.
-
-    A caller's tensor with a graph enters as a view: the derivative with respect to the view is at fixed other
-    inputs (forces at fixed charges), also when these depend on each other.
-    """
-    return value.view_as(value) if track and value.requires_grad else value.detach().clone().requires_grad_()
-
-
-def apply_strain(x: Tensor, h: Tensor | None, strain: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Positions and cell under a symmetric strain, x (1 + eps)."""
-    if strain is None or h is None:
-        return x, h
-    symmetric = 0.5 * (strain + strain.T)
-    return x + x @ symmetric, h + h @ symmetric

@@ -27,11 +27,8 @@ def parameters(volume: float, atoms: int, smallest_exponent: float, planar: bool
         smallest_exponent: smallest g of the Gaussian pairs in 1/Å.
         planar: for the two-dimensional sum, whose waves cost a matrix each.
     """
-    if planar:
-        alpha = 0.25
-    else:
-        # Pairs cost ~ atoms² rc³/V, waves ~ atoms V kc³; equal at alpha^6 ~ atoms/V².
-        alpha = min(1.2, max(0.15, 1.6 * (atoms / volume**2) ** (1.0 / 6.0)))
+    # Pairs cost ~ atoms² rc³/V, waves ~ atoms V kc³; equal at alpha^6 ~ atoms/V².
+    alpha = 0.25 if planar else min(1.2, max(0.15, 1.6 * (atoms / volume**2) ** (1.0 / 6.0)))
     cutoff = max(REACH / alpha, REACH / smallest_exponent)
     return Parameters("exact", cutoff, alpha, 2 * alpha * REACH, estimated_error=1e-15)
 

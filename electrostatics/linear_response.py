@@ -22,7 +22,7 @@ from torch import Tensor
 
 from grahame.electrostatics import checks
 from grahame.electrostatics.coulomb import Coulomb
-from grahame.electrostatics.equilibration import Constraints, ConstrainedInverse, Factor, conjugate_gradients
+from grahame.electrostatics.equilibration import ConstrainedInverse, Constraints, Factor, conjugate_gradients
 from grahame.electrostatics.system import System
 from grahame.kernels.neighbors import NeighborList
 
@@ -346,7 +346,8 @@ class LinearSolver:
         assert problem.heights is not None
         assert problem.length is not None
         inner = self._product(problem, y) - problem.heights
-        return problem.length + problem.difference(problem.group_means(inner))
+        stiffness: Tensor = problem.length + problem.difference(problem.group_means(inner))
+        return stiffness
 
     def _difference_vector(self, problem: LinearProblem) -> Tensor:
         """w with w.v = top mean - bottom mean of v."""

@@ -89,6 +89,16 @@ class System:
             return ewald.energy(x, charges, h, s, self.pairs, self.waves, p)
         return pme.energy(x, charges, h, s, self.pairs, p)
 
+    def _interaction_matrix(self) -> Tensor:
+        x, s, p, h = self.positions, self.smearing, self.parameters, self.k_cell
+        assert self.pairs is not None
+        if self.boundary == "slab-exact":
+            return exact.planar_matrix(x, h, s, self.pairs, p)
+        if p.method == "exact":
+            return exact.periodic_matrix(x, h, s, self.pairs, p)
+        assert self.waves is not None
+        return ewald.matrix(x, h, s, self.pairs, self.waves, p)
+
     def potential(self, charges: Tensor) -> Tensor:
         """(n,) dE/dq_i = (Kq)_i in V, without graph."""
         with torch.enable_grad():
@@ -113,13 +123,8 @@ class System:
         total = torch.diag(gaussians.on_site_diagonal(s))
         if self.boundary == "open":
             total = total + exact.open_matrix(x, s)
-        elif self.boundary == "slab-exact":
-            total = total + exact.planar_matrix(x, self.k_cell, s, self.pairs, p)
-        elif p.method == "exact":
-            total = total + exact.periodic_matrix(x, self.k_cell, s, self.pairs, p)
         else:
-            assert self.waves is not None
-            total = total + ewald.matrix(x, self.k_cell, s, self.pairs, self.waves, p)
+            total = total + self._interaction_matrix()
         if self.excluded is not None:
             total = total - exact.exclusion_matrix(x, self.cell, s, self.excluded)
         if self._has_background:

@@ -39,6 +39,7 @@ from grahame.hybrid.statistics import (
     Estimate,
     Mean,
     block_errors,
+    differential_capacitance,
     integral_capacitance,
     running_mean,
     series_mean,
@@ -65,6 +66,7 @@ __all__ = [
     "atom_charges",
     "block_errors",
     "density_profile",
+    "differential_capacitance",
     "electrode_groups",
     "electrostatic_profile",
     "find_waters",
@@ -149,19 +151,16 @@ def analyse(
     grid = Grid(first, spacing, limits)
     density = DensityCounter(grid, electrolyte_species(first))
     orientation = OrientationCounter(Grid(first, 2 * spacing, limits))
-    electrostatic, missing = None, None
-    if boundary == "open":
-        missing = "the cell has no surface normal along which to average"
-    else:
-        try:
-            atom_charges(first)
-            electrostatic = ElectrostaticCounter(
-                grid, boundary, _per_atom(widths, groups, len(first)),
-                field if field is not None else settings.get("field"),
-                displacement if displacement is not None else settings.get("displacement"),
-            )  # fmt: skip
-        except ValueError as error:
-            missing = str(error)
+    missing = _why_no_electrostatics(first, boundary)
+    electrostatic = None
+    if missing is None:
+        electrostatic = ElectrostaticCounter(
+            grid,
+            boundary,
+            _per_atom(widths, groups, len(first)),
+            field if field is not None else settings.get("field"),
+            displacement if displacement is not None else settings.get("displacement"),
+        )
     times: list[float | None] = []
     for atoms in chain([first], frames):
         times.append(frame_time(atoms))
@@ -200,6 +199,16 @@ def analyse(
     }
     plain: dict[str, Any] = _plain(result)
     return plain
+
+
+def _why_no_electrostatics(atoms: Atoms, boundary: str) -> str | None:
+    if boundary == "open":
+        return "an open system has no surface normal along which to average"
+    try:
+        atom_charges(atoms)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _guess_boundary(atoms: Atoms) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -24,7 +24,7 @@ def _held(values: Sequence[Any]) -> Floats:
     return np.array([np.nan if v is None else float(v) for v in values], dtype=float)
 
 
-class HybridCalculator(Calculator):  # type: ignore[misc]
+class HybridCalculator(Calculator):
     """ASE calculator of a short range, the Coulomb operator and electrodes held at potentials or charges.
 
     `energy` is Omega = E_SR + U - sum of psi_g Q_g, whose gradient the forces are; `free_energy` is the same.
@@ -46,7 +46,7 @@ class HybridCalculator(Calculator):  # type: ignore[misc]
         ValueError: what the terms refuse, each with its name, value and remedy.
     """
 
-    ignored_changes: ClassVar[set[str]] = {"initial_charges", "initial_magmoms"}
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 - ASE's own declaration
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class HybridCalculator(Calculator):  # type: ignore[misc]
         total_charge: float | None = 0.0,
         tolerance: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         options: dict[str, Any] = {}
         if electrodes:
             options = {
@@ -132,22 +132,21 @@ class HybridCalculator(Calculator):  # type: ignore[misc]
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
         """Fill `results`; the stress only where it is asked for, everything else always."""
-        super().calculate(atoms, list(properties), list(system_changes))
+        super().calculate(atoms, list(properties), list(system_changes))  # type: ignore[no-untyped-call]
         if self.atoms is None:
             raise ValueError("atoms = None must be given: nothing was computed with this calculator before")
         # A property asked for later must not change those already handed out: only what is new is added.
         known = {} if system_changes else self.results
         self.results = known
-        fresh = self._results("stress" in properties)
+        fresh = self._results(self.atoms, "stress" in properties)
         self.results = fresh | known
 
-    def _results(self, stress: bool) -> dict[str, Any]:
-        atoms = self.atoms
+    def _results(self, atoms: Atoms, stress: bool) -> dict[str, Any]:
         result: HybridResult = self.potential.evaluate(
             atoms.get_positions(),
             atoms.numbers.astype(np.int64),
             np.array(atoms.cell),
-            tuple(bool(p) for p in atoms.pbc),
+            (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2])),
             potentials=self._potentials,
             electrode_charges=self._electrode_charges,
             stress=stress,
@@ -192,7 +191,7 @@ class HybridCalculator(Calculator):  # type: ignore[misc]
         self.potential.load_state(parts["potential"])
         self._potentials = np.array(parts["held"]["potentials"])
         self._electrode_charges = np.array(parts["held"]["charges"])
-        self.reset()
+        self.reset()  # type: ignore[no-untyped-call]
         if not np.array_equal(parts["held"].get("positions", np.zeros(0)), atoms.positions):
             return
         self.atoms = atoms.copy()

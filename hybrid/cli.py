@@ -12,12 +12,12 @@ import traceback
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from grahame.hybrid.config import RunConfig
+from grahame.hybrid.cli_options import atom_ranges, held_values, lammps_types, shortened
+from grahame.hybrid.cli_output import analysed, print_analysis, print_json, print_table, write_structure
 
 app = typer.Typer(
     name="grahame",
@@ -74,21 +74,18 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Build two electrodes with salt water between them, or one under a film."""
-    import ase.io
-
     from grahame.hybrid.build import build_cell
-    from grahame.hybrid.files import check_target, replacing
+    from grahame.hybrid.files import check_target
 
     check_target(output, overwrite)
     atoms = build_cell(
         surface, size, gap, density, concentration, film=film, vacuum=vacuum, periodic=periodic,
         waters=waters, ion_pairs=ion_pairs, seed=seed,
     )  # fmt: skip
-    with replacing(output) as temporary:
-        _write_structure(ase.io.write, temporary, atoms, output)
+    write_structure(output, atoms)
     made = atoms.info["build"]
     if as_json:
-        _print_json({"file": str(output), "atoms": len(atoms), "cell": atoms.cell.tolist(), **made})
+        print_json({"file": str(output), "atoms": len(atoms), "cell": atoms.cell.tolist(), **made})
         return
     lengths = " x ".join(f"{v:.3f}" for v in atoms.cell.lengths())
     typer.echo(
@@ -104,27 +101,40 @@ def run(
     restart: Annotated[bool, typer.Option("--restart", help="Continue from the last checkpoint.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="At most 20 steps per stage: a test.")] = False,
     overwrite: OverwriteOption = False,
-    progress: Annotated[bool, typer.Option(help="Show the progress bar.")] = True,
-    plot: Annotated[
-        bool, typer.Option(help="Analyse and plot the result, where matplotlib is there.")
-    ] = True,
+    progress: Annotated[bool, typer.Option(help="Show the progress bar on standard error.")] = True,
+    plot: Annotated[bool, typer.Option(help="Draw <name>.png, where matplotlib is installed.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Minimise, equilibrate and produce; prints and plots the result."""
+    """Minimise, equilibrate and produce; then print and plot what came out."""
     from grahame.hybrid.config import load_config
 
     settings = load_config(config)
     if quick:
-        settings = _quick(settings)
+        settings = shortened(settings)
     if overwrite:
-        settings = settings.model_copy(
-            update={"output": settings.output.model_copy(update={"overwrite": True})}
-        )
+        output = settings.output.model_copy(update={"overwrite": True})
+        settings = settings.model_copy(update={"output": output})
     from grahame.hybrid.engines.run import run as run_md
 
     summary = run_md(settings, restart=restart, progress=progress and not as_json)
-    _ = plot
-    _print_json(vars(summary)) if as_json else typer.echo(str(summary))
+    result = None
+    if summary.completed and settings.dynamics.produce is not None:
+        result = analysed(summary.trajectory, {}, plot)
+    if as_json:
+        print_json({"run": vars(summary), "analysis": result})
+        return
+    typer.echo(
+        f"{summary.atoms} atoms, {summary.steps} steps, {summary.time_ps:g} ps in {summary.wall_s:.0f} s "
+        f"({summary.ns_per_day:.2f} ns/day)"
+    )
+    if not summary.completed:
+        typer.echo(f"stopped; `grahame run {config} --restart` continues from {summary.checkpoint}")
+        raise typer.Exit(130)
+    if summary.drift is not None:
+        typer.echo(f"drift of the conserved energy {summary.drift:.2e} meV/atom/ps")
+    if result is not None:
+        print_analysis(result)
+    typer.echo(f"trajectory {summary.trajectory}, log {summary.log}, provenance {summary.provenance}")
 
 
 @app.command()
@@ -170,7 +180,7 @@ def solve(
     """Solve the electrode charges of one structure."""
     from grahame.hybrid.files import check_target, read_structure, replacing
 
-    potentials, charges = _held("potential", potential), _held("charge", charge)
+    potentials, charges = held_values("potential", potential), held_values("charge", charge)
     if output is not None:
         check_target(output, overwrite)
     force_field = None
@@ -178,10 +188,10 @@ def solve(
         from grahame.hybrid.lammps_data import load_lammps
 
         pbc = (boundary != "open", boundary != "open", boundary not in ("open", "slab", "slab-exact"))
-        atoms, force_field = load_lammps(structure, lammps, _types(lammps_type or ()), pbc=pbc)
+        atoms, force_field = load_lammps(structure, lammps, lammps_types(lammps_type or ()), pbc=pbc)
     else:
         atoms = read_structure(structure, frame)
-    groups = _slices(electrode, len(atoms)) if electrode else None
+    groups = atom_ranges(electrode, len(atoms)) if electrode else None
     from grahame.hybrid.solve import solve_structure
 
     report = solve_structure(
@@ -195,9 +205,9 @@ def solve(
         with replacing(output) as temporary:
             temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if as_json:
-        _print_json(report)
+        print_json(report)
         return
-    _print_table(
+    print_table(
         f"{structure}, boundary {report['boundary']}",
         ["electrode", "atoms", "potential / V", "charge / e"],
         [
@@ -215,13 +225,41 @@ def solve(
 
 
 @app.command()
+def analyse(
+    trajectory: Annotated[Path, typer.Argument(help="Trajectory; of a run, <name>.extxyz.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Run of the same cell at another voltage, for the capacitance.")
+    ] = None,
+    skip: Annotated[float, typer.Option(help="Time left out at the beginning, ps.")] = 0.0,
+    stage: Annotated[str, typer.Option(help="Stage of the run, or all.")] = "produce",
+    spacing: Annotated[float, typer.Option(help="Bin width of the profiles, Å.")] = 0.1,
+    boundary: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="JSON with all profiles; default <name>.analysis.json.")
+    ] = None,
+    plot: Annotated[bool, typer.Option(help="Draw <name>.png, where matplotlib is installed.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Charges with error bars, capacitance, density, orientation, field and potential profiles."""
+    options = {
+        "reference": reference, "skip_ps": skip, "stage": None if stage == "all" else stage,
+        "spacing": spacing, "boundary": boundary,
+    }  # fmt: skip
+    result = analysed(trajectory, options, plot, output)
+    if as_json:
+        print_json(result)
+    else:
+        print_analysis(result)
+
+
+@app.command()
 def doctor(as_json: JsonOption = False) -> None:
     """Show the environment and test the electrostatics against known numbers."""
     from grahame.hybrid.doctor import diagnose
 
     found = diagnose()
     if as_json:
-        _print_json(found.as_dict())
+        print_json(found.as_dict())
     else:
         rows = [["Python", found.python], ["platform", found.platform], ["cores", str(found.cores)]]
         rows += [[name, version or "missing"] for name, version in found.packages.items()]
@@ -230,122 +268,9 @@ def doctor(as_json: JsonOption = False) -> None:
         ]
         rows += [["BLAS", found.blas], ["FFT", found.fft], ["GPU", ", ".join(found.devices) or "none"]]
         rows += [[c.name, f"{'ok' if c.passed else 'FAILED'}: {c.detail}"] for c in found.checks]
-        _print_table("grahame doctor", ["", ""], rows)
+        print_table("grahame doctor", ["", ""], rows)
     if not found.healthy:
         raise typer.Exit(1)
-
-
-def _quick(config: RunConfig) -> RunConfig:
-    """The same run with at most 20 steps per stage, everything written often."""
-    dynamics = config.dynamics
-    stages: dict[str, Any] = {}
-    for name in ("equilibrate", "produce"):
-        stage = getattr(dynamics, name)
-        if stage is not None:
-            stages[name] = stage.model_copy(update={"steps": min(stage.n_steps, 20), "time_ps": None})
-    if dynamics.minimise is not None:
-        steps = min(dynamics.minimise.steps, 20)
-        stages["minimise"] = dynamics.minimise.model_copy(update={"steps": steps})
-    often = {"trajectory_interval": 5, "log_interval": 5, "checkpoint_interval": 10}
-    return config.model_copy(
-        update={
-            "dynamics": dynamics.model_copy(update=stages),
-            "output": config.output.model_copy(update=often),
-        }
-    )
-
-
-def _held(name: str, values: Sequence[str] | None) -> dict[int, float]:
-    """`N=value` options as a dict."""
-    unit = "V" if name == "potential" else "e"
-    held: dict[int, float] = {}
-    for text in values or ():
-        number, sign, value = text.partition("=")
-        try:
-            key, amount = int(number), float(value)
-        except ValueError:
-            sign = ""
-        if not sign or key < 0:
-            raise ValueError(
-                f"{name} = {text} must be N=value: write e.g. --{name} 0=1.0 for electrode 0, in {unit}"
-            )
-        if key in held:
-            raise ValueError(f"{name} = {text} must be given once for electrode {key}: remove one of them")
-        held[key] = amount
-    return held
-
-
-def _slices(values: Sequence[str], n: int) -> dict[int, list[int]]:
-    """`N=first:last+1` options as indices."""
-    groups: dict[int, list[int]] = {}
-    for text in values:
-        number, _, range_ = text.partition("=")
-        first, colon, last = range_.partition(":")
-        try:
-            key, indices = int(number), list(range(int(first), int(last)))
-        except ValueError:
-            key, colon = -1, ""
-        if not colon or key < 0:
-            raise ValueError(f"electrode = {text} must be N=first:last+1: write e.g. --electrode 0=0:192")
-        if key in groups:
-            raise ValueError(f"electrode = {text} must be given once for electrode {key}: remove one of them")
-        if not indices or indices[-1] >= n or indices[0] < 0:
-            raise ValueError(
-                f"electrode = {text} must name atoms between 0 and {n - 1}, at least one: the last index is "
-                "not included"
-            )
-        groups[key] = indices
-    return groups
-
-
-def _types(values: Sequence[str]) -> list[list[int]]:
-    """`N=6,7` options as the atom types of electrodes 0, 1, ..."""
-    groups: dict[int, list[int]] = {}
-    for text in values:
-        number, _, kinds = text.partition("=")
-        try:
-            groups[int(number)] = [int(kind) for kind in kinds.split(",")]
-        except ValueError:
-            raise ValueError(
-                f"lammps_type = {text} must be N=type,type: write e.g. --lammps-type 0=6 for electrode 0"
-            ) from None
-    if sorted(groups) != list(range(len(groups))):
-        raise ValueError(
-            f"lammps_type = electrodes {', '.join(map(str, sorted(groups)))} must be numbered from 0 without "
-            "gaps: renumber them"
-        )
-    return [groups[g] for g in range(len(groups))]
-
-
-def _write_structure(write: Any, temporary: Path, atoms: Any, output: Path) -> None:
-    """ASE's writer, with a sentence for endings that it does not know."""
-    try:
-        write(temporary, atoms)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ValueError(
-            f"output = {output} must end with a format that ASE writes ({reason}): use e.g. "
-            f"{output.stem}.extxyz"
-        ) from error
-
-
-def _print_json(data: Any) -> None:
-    def plain(value: Any) -> Any:
-        return value.tolist() if hasattr(value, "tolist") else str(value)
-
-    typer.echo(json.dumps(data, indent=2, default=plain, ensure_ascii=False))
-
-
-def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=any(columns))
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number == 0 or not any(columns) else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

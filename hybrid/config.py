@@ -61,19 +61,27 @@ class Block(BaseModel):
 class BuildConfig(Block):
     """Arguments of `grahame.hybrid.build.build_cell`; what is left out keeps that function's default."""
 
-    surface: str = Field("Au(111)", description="electrode surface, element and facet")
-    size: tuple[Count, Count, Count] = Field((8, 8, 3), description="surface cells along a and b, and layers")
+    surface: str = Field(default="Au(111)", description="electrode surface, element and facet")
+    size: tuple[Count, Count, Count] = Field(
+        default=(8, 8, 3), description="surface cells along a and b, and layers"
+    )
     gap: Annotated[float, _unit("Å", "distance of the facing metal layers", gt=0.0)] = 27.0
     water_density: Annotated[float, _unit("g/cm³", "water density", gt=0.0, le=5.0)] = 0.997
     concentration: Annotated[float, _unit("mol/L", "salt concentration", ge=0.0, le=20.0)] = 1.0
-    ions: tuple[str, str] = Field(("Na", "Cl"), description="cation and anion")
-    film: bool = Field(False, description="a water film on one electrode instead of a filled gap")
+    ions: tuple[str, str] = Field(default=("Na", "Cl"), description="cation and anion")
+    film: bool = Field(default=False, description="a water film on one electrode instead of a filled gap")
     vacuum: Annotated[float, _unit("Å", "empty space below and above", ge=0.0)] | None = None
-    periodic: bool | None = Field(None, description="periodic along c; left out: as the boundary needs")
+    periodic: bool | None = Field(
+        default=None, description="periodic along c; left out: as the boundary needs"
+    )
     contact: Annotated[float, _unit("Å", "closest approach of the liquid to the metal", gt=0.0)] = 2.7
-    waters: int | None = Field(None, ge=0, description="number of molecules, instead of water_density")
-    ion_pairs: int | None = Field(None, ge=0, description="number of ion pairs, instead of concentration")
-    seed: int = Field(0, ge=0, description="seed of the packing")
+    waters: int | None = Field(
+        default=None, ge=0, description="number of molecules, instead of water_density"
+    )
+    ion_pairs: int | None = Field(
+        default=None, ge=0, description="number of ion pairs, instead of concentration"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of the packing")
 
     def arguments(self, periodic: bool) -> dict[str, Any]:
         """Keywords for the builder, of the keys that were written."""
@@ -84,8 +92,8 @@ class BuildConfig(Block):
 class StructureConfig(Block):
     """Where the atoms come from: a file ASE reads, or a cell built here."""
 
-    file: str | None = Field(None, description="path, relative to the configuration file")
-    build: BuildConfig | None = Field(None, description="arguments of the cell builder")
+    file: str | None = Field(default=None, description="path, relative to the configuration file")
+    build: BuildConfig | None = Field(default=None, description="arguments of the cell builder")
 
     @model_validator(mode="after")
     def _one_source(self) -> StructureConfig:
@@ -99,13 +107,15 @@ class ClassicalConfig(Block):
     """The classical short range: flexible or rigid water, ions, Lennard-Jones metals."""
 
     kind: Literal["classical"] = "classical"
-    water: Annotated[Literal["spc/fw", "spc/e-rigid"], AnyCase] = Field("spc/fw", description="water model")
+    water: Annotated[Literal["spc/fw", "spc/e-rigid"], AnyCase] = Field(
+        default="spc/fw", description="water model"
+    )
     mixing: Literal["lorentz-berthelot", "geometric"] = Field(
-        "lorentz-berthelot", description="Lennard-Jones mixing rule"
+        default="lorentz-berthelot", description="Lennard-Jones mixing rule"
     )
     cutoff: Annotated[float, _unit("Å", "Lennard-Jones cut-off", gt=0.0, le=100.0)] = 10.0
     truncation: Literal["force-switch", "plain"] = Field(
-        "force-switch", description="end of the Lennard-Jones"
+        default="force-switch", description="end of the Lennard-Jones"
     )
 
 
@@ -126,16 +136,20 @@ class CoulombConfig(Block):
 class ElectrodeConfig(Block):
     """One electrode: which atoms, what is held, whether its atoms move."""
 
-    group: int | None = Field(None, ge=0, description="value in the atoms' array `electrode`")
-    indices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, description="atom indices from 0")
-    element: str | None = Field(None, description="all atoms of an element, with `side`")
-    side: Literal["bottom", "top"] | None = Field(None, description="which side of the widest gap along n")
+    group: int | None = Field(default=None, ge=0, description="value in the atoms' array `electrode`")
+    indices: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None, description="atom indices from 0"
+    )
+    element: str | None = Field(default=None, description="all atoms of an element, with `side`")
+    side: Literal["bottom", "top"] | None = Field(
+        default=None, description="which side of the widest gap along n"
+    )
     potential: Potential | None = None
     charge: Annotated[float, _unit("e", "held total charge")] | None = None
     ramp: tuple[tuple[float, Potential], ...] | None = Field(
-        None, description="[time in ps from the start of `produce`, potential in V] points"
+        default=None, description="[time in ps from the start of `produce`, potential in V] points"
     )
-    mobile: bool = Field(False, description="let the atoms of this electrode move")
+    mobile: bool = Field(default=False, description="let the atoms of this electrode move")
 
     @model_validator(mode="after")
     def _selected_and_held(self) -> ElectrodeConfig:
@@ -202,7 +216,7 @@ class MinimiseConfig(Block):
     """Relaxation by FIRE before any dynamics."""
 
     fmax: Annotated[float, _unit("eV/Å", "largest force to stop at", gt=0.0)] = 0.5
-    steps: int = Field(200, ge=0, description="largest number of steps")
+    steps: int = Field(default=200, ge=0, description="largest number of steps")
 
 
 class StageConfig(Block):
@@ -212,10 +226,10 @@ class StageConfig(Block):
     temperature_K: Temperature = 300.0
     timestep_fs: Annotated[float, _unit("fs", "time step", gt=0.0, le=10.0)] = 0.5
     time_ps: Annotated[float, _unit("ps", "length", ge=0.0)] | None = None
-    steps: int | None = Field(None, ge=0, description="length in steps, instead of time_ps")
+    steps: int | None = Field(default=None, ge=0, description="length in steps, instead of time_ps")
     friction_per_ps: Annotated[float, _unit("1/ps", "Langevin friction", gt=0.0, le=1000.0)] = 5.0
     relaxation_time_fs: Annotated[float, _unit("fs", "Nosé-Hoover relaxation time", gt=0.0)] = 100.0
-    chain_length: int = Field(3, ge=1, le=20, description="Nosé-Hoover thermostats in the chain")
+    chain_length: int = Field(default=3, ge=1, le=20, description="Nosé-Hoover thermostats in the chain")
 
     @model_validator(mode="after")
     def _one_length(self) -> StageConfig:
@@ -239,19 +253,23 @@ class DynamicsConfig(Block):
     minimise: MinimiseConfig | None = None
     equilibrate: StageConfig | None = None
     produce: StageConfig | None = None
-    seed: int = Field(0, ge=0, description="seed of velocities, Langevin noise and the potentiostat")
+    seed: int = Field(default=0, ge=0, description="seed of velocities, Langevin noise and the potentiostat")
 
 
 class OutputConfig(Block):
     """What is written and how often."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="stem of all file names")
-    folder: str = Field(".", description="folder of all files, relative to the working directory")
+    name: str = Field(
+        default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="stem of all file names"
+    )
+    folder: str = Field(default=".", description="folder of all files, relative to the working directory")
     trajectory_interval: Interval = 200
     log_interval: Interval = 20
     checkpoint_interval: Interval = 1000
-    ase_trajectory: bool = Field(False, description="at the end also write <name>.traj, ASE's binary format")
-    overwrite: bool = Field(False, description="replace the files of an earlier run of this name")
+    ase_trajectory: bool = Field(
+        default=False, description="at the end also write <name>.traj, ASE's binary format"
+    )
+    overwrite: bool = Field(default=False, description="replace the files of an earlier run of this name")
 
 
 class RunConfig(Block):
@@ -319,6 +337,13 @@ class RunConfig(Block):
                     f"{count} electrodes, {held} of them at a potential",
                     "have exactly two electrodes, both at held potentials",
                     "add the second potential or remove `thermo_potentiostat`",
+                )
+            if any(e.mobile for e in self.electrodes):
+                raise _wrong(
+                    "thermo_potentiostat",
+                    "given with a mobile electrode",
+                    "have frozen electrodes, whose capacitance at fixed ions is constant",
+                    "set `mobile: false`",
                 )
         return self
 

@@ -14,11 +14,21 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from ase.units import kB
 from numpy.typing import ArrayLike, NDArray
 
+from grahame.electrostatics import ConstantPotential, fluctuation_capacitance
 from grahame.electrostatics.units import microfarad_per_cm2
 
-__all__ = ["Estimate", "Mean", "block_errors", "integral_capacitance", "running_mean", "series_mean"]
+__all__ = [
+    "Estimate",
+    "Mean",
+    "block_errors",
+    "differential_capacitance",
+    "integral_capacitance",
+    "running_mean",
+    "series_mean",
+]
 
 Array = NDArray[np.float64]
 
@@ -166,6 +176,36 @@ def integral_capacitance(
         microfarad_per_cm2((charge.value - q0) / per),
         microfarad_per_cm2(math.hypot(charge.error, e0) / abs(per)),
     )
+
+
+def differential_capacitance(
+    charges: ArrayLike, temperature: float, cpm: ConstantPotential, area: float
+) -> Estimate:
+    """Differential capacitance of a cell of two electrodes from the fluctuations of its charge at one voltage.
+
+        C = [Var(Q)/(k_B T) + C_0] / A
+
+    with Q = (Q_top - Q_bottom)/2 and C_0 the response of the electrodes at fixed ions, which the solved charges
+    do not sample. The error is that of the variance, from blocking (Q - <Q>)².
+
+    Args:
+        charges: (m,) samples of Q at equal intervals, e.
+        temperature: K.
+        cpm: the solver that made them, after a solve (C_0 comes from the electrodes' geometry).
+        area: of one electrode, Å².
+    Returns:
+        µF/cm², of the whole cell.
+    Raises:
+        ValueError: for wrong samples, or an area that is not positive.
+
+    Source: Scalfi et al., Phys. Chem. Chem. Phys. 22, 10480 (2020).
+    """
+    q = _series(charges)
+    if not (math.isfinite(area) and area > 0.0):
+        raise ValueError(f"area = {area:g} Å² must be positive: give |a x b| of the cell")
+    whole = float(fluctuation_capacitance(q, temperature, cpm))
+    error = series_mean((q - q.mean()) ** 2).error / (kB * temperature)
+    return Estimate(microfarad_per_cm2(whole / area), microfarad_per_cm2(error / area))
 
 
 def _series(series: ArrayLike) -> Array:

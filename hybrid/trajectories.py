@@ -121,6 +121,8 @@ def read_frames(
 def _checked(path: Path) -> Iterator[Atoms]:
     if not path.is_file():
         raise FileNotFoundError(f"trajectory = {path} must be a file: give the path of a trajectory")
+    if path.stat().st_size == 0:
+        raise ValueError(f"trajectory = {path} must hold at least one frame: it is empty")
     count = 0
     frames = iread(path, index=":")
     while True:
@@ -136,8 +138,6 @@ def _checked(path: Path) -> Iterator[Atoms]:
             ) from error
         count += 1
         yield atoms
-    if count == 0:
-        raise ValueError(f"trajectory = {path} must hold at least one frame: it is empty")
 
 
 def frame_time(atoms: Atoms) -> float | None:

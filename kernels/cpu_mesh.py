@@ -20,6 +20,7 @@ import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import fft
 
 from grahame.kernels import mesh as formulas
 from grahame.kernels.mesh import Mesh
@@ -30,6 +31,7 @@ Ints = NDArray[np.int64]
 Waves = NDArray[np.complex128]
 
 _CHUNK = 500  # atoms below which a second thread does not pay
+_POINTS = 30_000  # mesh points below which it does not
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
@@ -273,23 +275,25 @@ class MeshSum:
         """Energy and the wanted derivatives; those of the cell need the forces."""
         mesh, s = self._mesh, self._stencil
         n1 = mesh[0]
-        charge = torch.empty(mesh, dtype=torch.float64)
+        charge = np.empty(mesh)
         planes = chunks(n1, 2 if len(q) >= _CHUNK else n1)
-        _each(planes, partial(_spread_planes, q=q, first=s.first, values=s.values, out=charge.numpy()))
-        transform = torch.fft.rfftn(charge)
+        _each(planes, partial(_spread_planes, q=q, first=s.first, values=s.values, out=charge))
+        # Unlike torch's, these transforms do not depend on the number of threads, nor wait for them spinning.
+        workers = torch.get_num_threads() if charge.size >= _POINTS else 1
+        transform = fft.rfftn(charge, workers=workers)
         energies, tensors = np.zeros(n1), np.zeros((n1, 3, 3))
-        reciprocal = 2 * np.pi * self._inverse.T
+        reciprocal = np.ascontiguousarray(2 * np.pi * self._inverse.T)
         _each(
             planes,
             partial(
-                _weigh_planes, transform=transform.numpy(), weight=self._weights, reciprocal=reciprocal,
+                _weigh_planes, transform=transform, weight=self._weights, reciprocal=reciprocal,
                 alpha=self._alpha, want_cell=cell, energy=energies, tensor=tensors,
             ),
         )  # fmt: skip
         energy = float(energies.sum())
         if not (forces or potential or cell):
             return MeshDerivatives(energy, None, None, None)
-        phi = torch.fft.irfftn(transform, s=mesh, norm="forward").numpy()
+        phi = fft.irfftn(transform, s=mesh, norm="forward", overwrite_x=True, workers=workers)
         n = len(q)
         at_atoms, gradient = np.empty(n), np.empty((n if forces or cell else 0, 3))
         _each(

@@ -65,7 +65,7 @@ def neighbor_pairs(
         return Pairs(empty, empty, empty.reshape(0, 3))
     finder = vesin.NeighborList(cutoff=float(cutoff), full_list=not half, sorted=False)
     i, j, shifts = finder.compute(points=x, box=h, periodic=list(map(bool, periodic)), quantities="ijS")
-    return Pairs(*_canonical(i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64), len(x), half))
+    return Pairs(*_canonical(i, j, shifts, len(x), half))
 
 
 def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
@@ -90,13 +90,18 @@ def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
 
 
 @numba.njit(cache=True, nogil=True)
-def _canonical(i: Ints, j: Ints, shifts: Ints, n: int, half: bool) -> tuple[Ints, Ints, Ints]:
-    """Sort pairs by (i, j, S); half pairs are first turned so that i < j, or S > 0 when i == j."""
+def _canonical(
+    i: NDArray[np.uint64], j: NDArray[np.uint64], shifts: NDArray[np.int32], n: int, half: bool
+) -> tuple[Ints, Ints, Ints]:
+    """Pairs sorted by (i, j, S); half pairs are turned so that i < j, or S > 0 when i == j."""
     p = len(i)
-    if half:
-        for k in range(p):
-            turn = i[k] > j[k]
-            if i[k] == j[k]:
+    a, b = np.empty(p, np.int32), np.empty(p, np.int32)
+    sign = np.ones(p, np.int8)
+    for k in range(p):
+        a[k], b[k] = i[k], j[k]
+        if half:
+            turn = a[k] > b[k]
+            if a[k] == b[k]:
                 first = shifts[k, 0]
                 if first == 0:
                     first = shifts[k, 1]
@@ -104,39 +109,36 @@ def _canonical(i: Ints, j: Ints, shifts: Ints, n: int, half: bool) -> tuple[Ints
                     first = shifts[k, 2]
                 turn = first < 0
             if turn:
-                i[k], j[k] = j[k], i[k]
-                for d in range(3):
-                    shifts[k, d] = -shifts[k, d]
-    order = _stable_order(i, _stable_order(j, np.arange(p), n), n)
-    # What remains are images of one pair: few, sorted by insertion.
-    for k in range(1, p):
-        o, place = order[k], k
-        while place > 0:
-            before = order[place - 1]
-            if i[before] != i[o] or j[before] != j[o]:
+                a[k], b[k] = b[k], a[k]
+                sign[k] = -1
+    order = _stable_order(a, _stable_order(b, np.arange(p).astype(np.int32), n), n)
+    out_i, out_j, out = np.empty(p, np.int64), np.empty(p, np.int64), np.empty((p, 3), np.int64)
+    for k in range(p):
+        o = order[k]
+        place = k
+        x, y, z = shifts[o, 0] * sign[o], shifts[o, 1] * sign[o], shifts[o, 2] * sign[o]
+        # Images of one pair are few: sorted by insertion.
+        while place > 0 and out_j[place - 1] == b[o] and out_i[place - 1] == a[o]:
+            before = out[place - 1]
+            if before[0] < x or (before[0] == x and (before[1] < y or (before[1] == y and before[2] < z))):
                 break
-            later = shifts[before, 2] > shifts[o, 2]
-            if shifts[before, 0] != shifts[o, 0]:
-                later = shifts[before, 0] > shifts[o, 0]
-            elif shifts[before, 1] != shifts[o, 1]:
-                later = shifts[before, 1] > shifts[o, 1]
-            if not later:
-                break
-            order[place] = before
+            out[place] = before
+            out_i[place], out_j[place] = a[o], b[o]
             place -= 1
-        order[place] = o
-    return i[order], j[order], shifts[order]
+        out_i[place], out_j[place] = a[o], b[o]
+        out[place, 0], out[place, 1], out[place, 2] = x, y, z
+    return out_i, out_j, out
 
 
 @numba.njit(cache=True, nogil=True)
-def _stable_order(keys: Ints, order: Ints, n: int) -> Ints:
+def _stable_order(keys: NDArray[np.int32], order: NDArray[np.int32], n: int) -> NDArray[np.int32]:
     """`order` sorted by keys in 0..n-1, equal keys left in their order (counting sort)."""
     start = np.zeros(n + 1, np.int64)
     for k in range(len(keys)):
         start[keys[k] + 1] += 1
     for a in range(n):
         start[a + 1] += start[a]
-    out = np.empty(len(order), np.int64)
+    out = np.empty(len(order), np.int32)
     for k in range(len(order)):
         a = keys[order[k]]
         out[start[a]] = order[k]

@@ -38,17 +38,12 @@ def frame_text(atoms: Atoms, results: dict[str, Any], info: dict[str, Any]) -> s
         if isinstance(constraint, FixAtoms):
             moves[constraint.index] = False
     electrode = atoms.arrays.get("electrode", np.full(len(atoms), -1))
-    numbers = np.hstack([results["forces"], atoms.get_momenta()])
+    columns = np.column_stack([atoms.positions, results["charges"], results["forces"], atoms.get_momenta()])
+    row = "{:<2s} {:18.10f} {:18.10f} {:18.10f} {:3d}" + " {:16.10f}" * 7 + " {:s}"
     lines = [
-        "%-2s %18.10f %18.10f %18.10f %3d %15.10f %16.10f %16.10f %16.10f %16.10f %16.10f %16.10f %s"
-        % (s, *x, e, q, *v, "T" if m else "F")
-        for s, x, e, q, v, m in zip(
-            atoms.get_chemical_symbols(),
-            atoms.positions.tolist(),
-            electrode.tolist(),
-            results["charges"].tolist(),
-            numbers.tolist(),
-            moves,
+        row.format(symbol, *values[:3], group, *values[3:], "T" if moved else "F")
+        for symbol, values, group, moved in zip(
+            atoms.get_chemical_symbols(), columns.tolist(), electrode.tolist(), moves.tolist()
         )
     ]
     return "\n".join([str(len(atoms)), comment, *lines, ""])

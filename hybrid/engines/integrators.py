@@ -16,7 +16,7 @@ from grahame.hybrid.config import StageConfig
 Floats = NDArray[np.float64]
 
 
-class NoseHooverChain(VelocityVerlet):  # type: ignore[misc]
+class NoseHooverChain(VelocityVerlet):
     """Velocity Verlet between half steps of a chain of thermostats.
 
         dp/dt = F - p p_1/Q_1,  dp_1/dt = sum p²/m - N_f kT - p_1 p_2/Q_2, ...,  Q_1 = N_f kT tau², Q_j = kT tau²
@@ -49,9 +49,9 @@ class NoseHooverChain(VelocityVerlet):  # type: ignore[misc]
     def step(self, forces: Floats | None = None) -> Floats:
         """One time step."""
         self._half_step()
-        forces = super().step(forces)
+        new: Floats = super().step(forces)  # type: ignore[no-untyped-call]
         self._half_step()
-        return forces
+        return new
 
     def _half_step(self) -> None:
         momenta = self.atoms.get_momenta()
@@ -105,7 +105,7 @@ def make_optimizer(atoms: Atoms) -> Any:
 
 def integrator_state(integrator: Any) -> dict[str, NDArray[Any]]:
     """Numbers inside an integrator or optimizer that the next step depends on."""
-    names = ("eta", "p_eta") if isinstance(integrator, NoseHooverChain) else ()
+    names: tuple[str, ...] = ("eta", "p_eta") if isinstance(integrator, NoseHooverChain) else ()
     if isinstance(integrator, FIRE):
         names = ("v", "vel", "dt", "a", "Nsteps")
     return {n: np.asarray(getattr(integrator, n)) for n in names if getattr(integrator, n, None) is not None}

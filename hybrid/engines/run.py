@@ -14,6 +14,7 @@ import numpy as np
 from ase.io import iread, write
 from numpy.typing import NDArray
 
+from grahame.electrostatics import ThermoPotentiostat
 from grahame.hybrid.conditions import Ramp, potentials_at
 from grahame.hybrid.config import MinimiseConfig, RunConfig, StageConfig, parse_config
 from grahame.hybrid.engines.checkpoint import (
@@ -34,7 +35,7 @@ from grahame.hybrid.engines.integrators import (
 )
 from grahame.hybrid.engines.progress import Bar, StopFlag
 from grahame.hybrid.engines.provenance import provenance
-from grahame.hybrid.engines.setup import Simulation, load_structure, prepare
+from grahame.hybrid.engines.setup import load_structure, prepare
 
 STAGES = ("minimise", "equilibrate", "produce")
 
@@ -120,6 +121,7 @@ class _Run:
         self.integrator: Any = None
         self.integrator_state: dict[str, NDArray[Any]] = {}
         self.last_checkpoint = 0
+        self.capacitance = 0.0
         self.continued = restart and self.paths.checkpoint.exists()
         if restart and not self.continued and (self.paths.trajectory.exists() or self.paths.log.exists()):
             raise FileNotFoundError(
@@ -133,6 +135,16 @@ class _Run:
             self.simulation = prepare(config, load_structure(config))
             self.simulation.atoms.get_forces()  # what the terms refuse is said before any file exists
             self._check_finite()
+        self.potentiostat: ThermoPotentiostat | None = None
+        block = config.thermo_potentiostat
+        if block is not None:
+            solver = self.simulation.calculator.potential.solver
+            assert solver is not None
+            if not self.continued:
+                # Frozen electrodes: dQ/dV at fixed ions stays what it is now.
+                self.capacitance = float(solver.capacitance[1, 1])
+            self.potentiostat = ThermoPotentiostat(solver, block.temperature_K, block.time_constant_fs, 0)
+            self.potentiostat.random = self.rng
 
     def _refuse_existing(self) -> None:
         existing = [p for p in (self.paths.checkpoint, self.paths.trajectory, self.paths.log) if p.exists()]
@@ -159,6 +171,7 @@ class _Run:
         self.last_checkpoint = saved.progress.step
         self.rng.bit_generator.state = saved.rng
         self.integrator_state = saved.integrator
+        self.capacitance = float(saved.potentiostat.get("capacitance", 0.0))
         self.simulation = prepare(self.config, saved.start)
         atoms = self.simulation.atoms
         atoms.positions[:] = saved.positions
@@ -277,24 +290,39 @@ class _Run:
         return True
 
     def _advance(self, block: StageConfig) -> bool:
-        """One time step under the potentials of its end."""
+        """One time step under the potentials or charges of its end."""
         s, p = self.simulation, self.progress
+        # The forces in hand belong to what was held before, as the energy balance of a ramp needs.
         forces = s.atoms.get_forces(md=True)
+        charges = s.calculator.results["electrode_charges"]
         ramped = p.stage == "produce" and any(isinstance(h, Ramp) for h in s.held)
-        if not ramped:
-            self.integrator.step(forces)
-        else:
-            # The forces in hand belong to the potentials before, as the drive's energy balance needs.
-            old, charges = s.calculator.potentials, s.calculator.results["electrode_charges"]
-            new = potentials_at(s.held, 1e-3 * block.timestep_fs * (p.stage_step + 1))
+        time_ps = 1e-3 * block.timestep_fs * (p.stage_step + 1) if p.stage == "produce" else 0.0
+        old, new = s.calculator.potentials, potentials_at(s.held, time_ps)
+        if self.potentiostat is not None:
+            self._move_charge(self.potentiostat, charges, new, block.timestep_fs)
+        elif ramped:
             s.calculator.set_potentials(new)
-            self.integrator.step(forces)
-            s.atoms.get_forces()
+        self.integrator.step(forces)
+        s.atoms.get_forces()
+        if ramped and self.potentiostat is None:
             mean = 0.5 * (charges + s.calculator.results["electrode_charges"])
             p.drive -= float(np.nansum(mean * (new - old)))
-        s.atoms.get_forces()
         p.time_fs += block.timestep_fs
         return True
+
+    def _move_charge(
+        self,
+        potentiostat: ThermoPotentiostat,
+        charges: NDArray[np.float64],
+        target: NDArray[np.float64],
+        timestep: float,
+    ) -> None:
+        calculator = self.simulation.calculator
+        potentials = calculator.results["electrode_potentials"]
+        potentiostat.potential_difference = float(target[1] - target[0])
+        voltage = float(potentials[1] - potentials[0])
+        charge = potentiostat.move(float(charges[1]), voltage, self.capacitance, timestep)
+        calculator.set_electrode_charges([float(charges.sum()) - charge, charge])
 
     def _fmax(self) -> float:
         return float(np.sqrt((self.simulation.atoms.get_forces() ** 2).sum(axis=1).max()))
@@ -336,6 +364,7 @@ class _Run:
                 momenta=s.atoms.get_momenta(),
                 integrator={} if self.integrator is None else integrator_state(self.integrator),
                 calculator=s.calculator.state(),
+                potentiostat={"capacitance": np.array(self.capacitance)},
             ),
         )
         self.last_checkpoint = self.progress.step
@@ -373,7 +402,11 @@ class _Run:
         """Omega + kinetic + what thermostat and ramps hold; None where nothing is conserved."""
         block = getattr(self.config.dynamics, self.progress.stage)
         ramped = any(isinstance(h, Ramp) for h in self.simulation.held)
-        if block.ensemble == "langevin" or (ramped and self.config.coulomb.boundary == "finite-field"):
+        if (
+            block.ensemble == "langevin"
+            or self.potentiostat is not None
+            or (ramped and self.config.coulomb.boundary == "finite-field")
+        ):
             return None
         if isinstance(self.integrator, NoseHooverChain):
             total += self.integrator.thermostat_energy()

@@ -57,6 +57,10 @@ def load_structure(config: RunConfig) -> Atoms:
         )
     path = config.structure_path
     assert path is not None
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"structure.file = {path} must be a file: give a path relative to the configuration"
+        )
     atoms = read_structure(path, name="structure.file")
     atoms.calc = None
     return atoms
@@ -111,7 +115,7 @@ def select(config: ElectrodeConfig, atoms: Atoms, number: int) -> Ints:
             f"between {element} atoms is {order[widest + 1] - order[widest]:.2f} Å; select by `indices`"
         )
     middle = 0.5 * (order[widest] + order[widest + 1])
-    return chosen[(z < middle) if config.side == "bottom" else (z > middle)].astype(np.int64)
+    return np.asarray(chosen[(z < middle) if config.side == "bottom" else (z > middle)], dtype=np.int64)
 
 
 def select_all(config: RunConfig, atoms: Atoms) -> list[Ints]:

@@ -7,6 +7,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import fcc111, molecule
 from ase.io import write
+
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid.calculator import HybridCalculator
 from grahame.hybrid.config import RunConfig, parse_config
@@ -41,13 +42,17 @@ def small_cell() -> Atoms:
     return atoms
 
 
-def calculator(atoms: Atoms, boundary: str = "slab", method: str = "ewald", **options: Any) -> HybridCalculator:
+def calculator(
+    atoms: Atoms, boundary: str = "slab", method: str = "ewald", **options: Any
+) -> HybridCalculator:
     """Classical short range, electrodes at 0 and 1 V unless `electrodes` are given."""
     electrodes = options.pop(
         "electrodes", [Electrode(np.arange(4), potential=0.0), Electrode(np.arange(4, 8), potential=1.0)]
     )
     return HybridCalculator(
-        short_range=ClassicalForceField.from_atoms(atoms, electrodes=[list(e.indices) for e in electrodes] or None, cutoff=5.0),
+        short_range=ClassicalForceField.from_atoms(
+            atoms, electrodes=[list(e.indices) for e in electrodes] or None, cutoff=5.0
+        ),
         coulomb=Coulomb(boundary=boundary, method=method, accuracy=options.pop("accuracy", 1e-6)),
         electrodes=electrodes,
         **options,

@@ -7,9 +7,11 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.hybrid.statistics import (
     Estimate,
     block_errors,
+    differential_capacitance,
     integral_capacitance,
     running_mean,
     series_mean,
@@ -89,6 +91,38 @@ def test_capacitance_of_one_run_takes_no_charge_at_no_voltage() -> None:
     out = integral_capacitance(Estimate(-1.0, 0.1), -2.0, 500.0)
     assert out.value == pytest.approx(1.602176634)
     assert out.error == pytest.approx(0.1602176634)
+
+
+def two_plates() -> ConstantPotential:
+    """A solver of two small plates after a solve."""
+    x = np.array([[0, 0, 0], [2, 2, 0], [0, 2, 8], [2, 0, 8]], dtype=float)
+    cpm = ConstantPotential(
+        [Electrode([0, 1], potential=0.0), Electrode([2, 3], potential=1.0)],
+        Coulomb("slab", "exact"),
+        smearing=0.8,
+    )
+    cpm.solve(x, np.zeros(4), np.diag([4.0, 4.0, 30.0]))
+    return cpm
+
+
+def test_differential_capacitance_is_the_variance_plus_the_response_at_fixed_ions() -> None:
+    cpm = two_plates()
+    bare = float(np.array([-0.5, 0.5]) @ cpm.capacitance @ np.array([-0.5, 0.5]))
+    q = np.random.default_rng(2).normal(0.3, 0.02, size=4000)
+    out = differential_capacitance(q, 300.0, cpm, 16.0)
+    beta = 1 / (8.617333262e-5 * 300.0)
+    unit = 1602.176634 / 16.0
+    assert out.value == pytest.approx((beta * q.var() + bare) * unit, rel=1e-6)
+    # Var of a Gaussian's variance: 2 sigma^4/n
+    assert out.error == pytest.approx(math.sqrt(2 / 4000) * beta * q.var() * unit, rel=0.2)
+    frozen = differential_capacitance([0.3] * 5, 300.0, cpm, 16.0)
+    assert (frozen.value, frozen.error) == (pytest.approx(bare * unit), 0.0)
+
+
+def test_differential_capacitance_needs_an_area() -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        differential_capacitance([0.1, 0.2], 300.0, two_plates(), 0.0)
+    assert str(caught.value) == "area = 0 Å² must be positive: give |a x b| of the cell"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from grahame.hybrid.conditions import Ramp, potentials_at, voltammogram
 from grahame.hybrid.config import RunConfig, load_config, parse_config
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from grahame.hybrid.config import RunConfig
 from grahame.hybrid.engines import run as engine
 from grahame.hybrid.engines.run import run
-
 from tests.hybrid.small_cells import small_run
 
 FILES = ("small.extxyz", "small.csv")
@@ -43,13 +43,20 @@ def killed_at(config: RunConfig, step: int) -> None:
         begun.go(progress=False)
 
 
-RAMP = [{"group": 0, "potential": 0.0, "mobile": True}, {"group": 1, "ramp": [[0, 0], [0.005, 1]], "mobile": True}]
+RAMP = [
+    {"group": 0, "potential": 0.0, "mobile": True},
+    {"group": 1, "ramp": [[0, 0], [0.005, 1]], "mobile": True},
+]
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "nve": ({"steps": 12, "ensemble": "nve"}, {}),
     "langevin": ({"steps": 12, "ensemble": "langevin"}, {}),
     "nose-hoover": ({"steps": 12, "ensemble": "nose-hoover"}, {}),
     "moving electrodes under a ramp": ({"steps": 6, "ensemble": "nve"}, {"electrodes": RAMP}),
     "mesh": ({"steps": 6, "ensemble": "nve"}, {"coulomb": {"method": "pme", "accuracy": 1e-4}}),
+    "thermo-potentiostat": (
+        {"steps": 12, "ensemble": "langevin"},
+        {"thermo_potentiostat": {"temperature_K": 300, "time_constant_fs": 10}},
+    ),
     "no electrodes": ({"steps": 8, "ensemble": "langevin"}, {"electrodes": []}),
 }
 

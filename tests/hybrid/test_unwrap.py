@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import fcc111, molecule
-from grahame.hybrid.unwrap import image_shifts
 from numpy.typing import NDArray
+
+from grahame.hybrid.unwrap import image_shifts
 
 Ints = NDArray[np.int64]
 
@@ -54,7 +55,9 @@ def test_cut_and_displaced_atoms_return_to_their_side(tilt: float, handed: float
 def test_a_good_structure_is_left_alone() -> None:
     atoms, electrodes = cell()
     for boundary in ("slab", "slab-exact", "finite-field", "displacement", "3d", "open"):
-        assert not image_shifts(atoms.positions, atoms.numbers, np.array(atoms.cell), electrodes, boundary).any()
+        assert not image_shifts(
+            atoms.positions, atoms.numbers, np.array(atoms.cell), electrodes, boundary
+        ).any()
 
 
 def test_a_perfect_slab_cut_by_the_boundary_stays_two_electrodes() -> None:
@@ -118,7 +121,9 @@ def test_half_an_electrode_on_either_side_is_refused_by_name() -> None:
     atoms, electrodes = cell()
     wrong = atoms.positions.copy()
     wrong[:9] += atoms.cell[2]
-    with pytest.raises(ValueError, match=r"^atom 0 \(Au\) = on the cell boundary .* its electrode is cut in halves"):
+    with pytest.raises(
+        ValueError, match=r"^atom 0 \(Au\) = on the cell boundary .* its electrode is cut in halves"
+    ):
         image_shifts(wrong[:18], atoms.numbers[:18], np.array(atoms.cell), electrodes[:1])
 
 

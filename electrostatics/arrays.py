@@ -1,0 +1,46 @@
+"""What came in goes out: numpy or torch, single or double precision, with or without a graph."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Kind:
+    """Numpy or torch, and the precision, of what came in: the same goes out."""
+
+    def __init__(self, *values: Any) -> None:
+        tensors = [v for v in values if isinstance(v, Tensor)]
+        self.torch = bool(tensors)
+        self.requires_grad = any(t.requires_grad for t in tensors)
+        first = tensors[0] if tensors else next(v for v in values if v is not None)
+        self.single = str(getattr(first, "dtype", "")).endswith("float32")
+
+    def out(self, value: Tensor | None, track: bool) -> Any:
+        """The value as the caller's kind; scalars of numpy input become floats."""
+        if value is None:
+            return None
+        value = value if track else value.detach()
+        if self.torch:
+            return value.to(torch.float32) if self.single else value
+        if value.ndim == 0:
+            return float(value)
+        array = value.cpu().numpy()
+        return array.astype(np.float32) if self.single else array
+
+
+def stack(values: list[Any]) -> Any:
+    """Stack the results of a batch, whatever their kind."""
+    if values[0] is None:
+        return None
+    return torch.stack(values) if isinstance(values[0], Tensor) else np.stack([np.asarray(v) for v in values])
+
+
+def variable(value: Tensor, track: bool) -> Tensor:
+    """A tensor that derivatives can be taken of.
+
+    A caller's tensor with a graph enters as a view: the derivative with respect to the view is at fixed other
+    inputs (forces at fixed charges), also when these depend on each other.
+    """
+    return value.view_as(value) if track and value.requires_grad else value.detach().clone().requires_grad_()

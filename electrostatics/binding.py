@@ -1,0 +1,288 @@
+"""From a geometry to a `System`: parameters, neighbour pairs, waves, excluded pairs.
+
+The parameters are chosen once and kept while the cell is strained by less than 2 % and the slab is not
+thicker than planned: along a trajectory nothing jumps, and the tables of a fixed cell are kept.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from grahame.electrostatics import accuracy as accuracy_law
+from grahame.electrostatics import cells, checks, exact, slab
+from grahame.electrostatics.accuracy import Parameters
+from grahame.electrostatics.system import System
+from grahame.kernels import reference
+from grahame.kernels.neighbors import NeighborList, neighbor_pairs
+
+METHODS = {
+    "3d": ("exact", "ewald", "pme"),
+    "slab": ("exact", "ewald", "pme"),
+    "slab-exact": ("exact",),
+    "finite-field": ("exact", "ewald", "pme"),
+    "displacement": ("exact", "ewald", "pme"),
+    "open": ("exact",),
+}
+# Below this number of atoms the Ewald sum is faster than a mesh.
+_SMALL = 120
+# Parameters serve until the cell is strained by this much, or the slab thicker than planned.
+_STRAIN = 0.02
+_ROOM = 2.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Parameters with the geometry they were chosen for."""
+
+    parameters: Parameters
+    cell: NDArray[np.float64]
+    atoms: int
+    widest: float
+    extent: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose, checked.
+
+    Attributes:
+        boundary, method, accuracy, vacuum, background, coulomb_constant: as in `Coulomb`.
+        fixed: cutoff, splitting, mesh and order where they are not derived from the accuracy.
+    """
+
+    boundary: str
+    method: str
+    accuracy: float
+    vacuum: float | str
+    background: str
+    coulomb_constant: float
+    fixed: dict[str, Any]
+
+
+class Binder:
+    """Keeps the plan, the waves and the neighbour list between evaluations."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._plan: Plan | None = None
+        self._waves: Tensor | None = None
+        self._neighbors: NeighborList | None = None
+
+    def bind(
+        self,
+        x: Tensor,
+        h: Tensor | None,
+        s: Tensor,
+        exclusions: Any,
+        probes: int = 0,
+        parameters: Parameters | None = None,
+        neighbors: NeighborList | None = None,
+    ) -> System:
+        """The operator at one geometry.
+
+        Args:
+            x, h, s: positions, cell and widths; may carry a graph.
+            exclusions: excluded pairs.
+            probes: how many of the last atoms are probes that may lie on top of each other.
+            parameters: use these (those of a larger system, whose part this is) instead of choosing.
+            neighbors: use this list instead of the operator's own.
+        """
+        fixed_x, fixed_h = x.detach(), None if h is None else h.detach()
+        if parameters is None:
+            parameters = self.parameters(fixed_x, fixed_h, s.detach())
+        periodic = cells.PERIODIC[self.settings.boundary]
+        excluded = None
+        listed = checks.exclusions_of(exclusions, len(x))
+        if listed is not None:
+            i, j = (torch.as_tensor(column, device=x.device) for column in listed.T)
+            frame = fixed_x.new_zeros((3, 3)) if fixed_h is None else fixed_h
+            excluded = i, j, cells.nearest_image_shifts(fixed_x[j] - fixed_x[i], frame, periodic)
+        pairs, waves = None, None
+        if fixed_h is None:
+            self._refuse_coincident(fixed_x, None, probes)
+        else:
+            k_cell = cells.extend_along_normal(fixed_h, parameters.padding)
+            pairs = self._pairs(fixed_x, k_cell, parameters, neighbors, probes)
+            if parameters.method == "ewald":
+                waves = self._half_waves(parameters)
+        return System(
+            self.settings.boundary,
+            self.settings.background,
+            self.settings.coulomb_constant,
+            parameters,
+            x,
+            h,
+            s,
+            pairs,
+            waves,
+            excluded,
+        )
+
+    def parameters(self, x: Tensor, h: Tensor | None, s: Tensor) -> Parameters:
+        """The kept parameters if they still fit this geometry, else newly chosen ones."""
+        widest = float(s.max())
+        if h is None:
+            return Parameters("exact", math.inf, 0.0)
+        z = x @ cells.normal(h)
+        extent = float(z.max() - z.min())
+        frame = h.cpu().numpy()
+        plan = self._plan
+        if plan is not None and plan.atoms == len(x) and widest <= plan.widest and extent <= plan.extent:
+            strain = np.abs(np.linalg.solve(plan.cell, frame) - np.eye(3)).max()
+            if strain < _STRAIN:
+                return plan.parameters
+        self._waves = None
+        self._plan = self._make_plan(x, h, widest, extent)
+        return self._plan.parameters
+
+    def _make_plan(self, x: Tensor, h: Tensor, widest: float, extent: float) -> Plan:
+        frame = h.cpu().numpy().copy()
+        slab_like = self.settings.boundary == "slab"
+        room = extent + _ROOM if slab_like else math.inf
+        padding = self._padding(h, extent) if slab_like else 0.0
+        k_cell = cells.extend_along_normal(h, padding)
+        method = self.settings.method
+        if method == "auto":
+            small = len(x) <= _SMALL or self.settings.accuracy < 1e-9
+            method = "exact" if len(METHODS[self.settings.boundary]) == 1 else "ewald" if small else "pme"
+        smallest = 1.0 / (2.0 * widest) if widest > 0 else math.inf
+        if method == "exact":
+            volume = float(cells.volume(k_cell))
+            found = exact.parameters(volume, len(x), smallest, self.settings.boundary == "slab-exact")
+        else:
+            matter = accuracy_law.occupied_volume(x.cpu().numpy(), k_cell.cpu().numpy())
+            request = accuracy_law.Request(
+                len(x),
+                k_cell.cpu().numpy(),
+                float(cells.volume(h)),
+                matter,
+                smallest,
+                max(self.settings.accuracy, accuracy_law.SMALLEST_ACCURACY),
+                **self.settings.fixed,
+            )
+            self._refuse_narrow_cutoff(request, widest)
+            found = (
+                accuracy_law.choose_ewald(request) if method == "ewald" else accuracy_law.choose_pme(request)
+            )
+        return Plan(replace(found, padding=padding), frame, len(x), widest, room)
+
+    def _padding(self, h: Tensor, extent: float) -> float:
+        length = float(cells.height(h))
+        if self.settings.vacuum != "auto":
+            padding = float(self.settings.vacuum)
+            if extent >= length + padding:
+                raise ValueError(
+                    f"extent of the charges along the normal = {extent:.6g} Å must be smaller than the height of the k-space "
+                    f"cell, {length + padding:.6g} Å: increase `vacuum` or use vacuum='auto'"
+                )
+            return padding
+        g = cells.smallest_in_plane_reciprocal(h)
+        target = 1e-13 if self.settings.method == "exact" else self.settings.accuracy
+        gap = slab.gap_for(max(target, 1e-13), g)
+        # The cell is kept a whole number of Å longer, so that small strains do not change the choice.
+        return float(math.ceil(extent + _ROOM + gap - length))
+
+    def _refuse_narrow_cutoff(self, request: accuracy_law.Request, widest: float) -> None:
+        least = accuracy_law.carrying_cutoff(request)
+        if request.cutoff is not None and request.cutoff < least:
+            raise ValueError(
+                f"cutoff = {request.cutoff:g} Å must be at least {least:.4g} Å for the widest Gaussian, smearing = {widest:g} Å: "
+                "increase the cut-off, leave it out, or narrow the Gaussian"
+            )
+
+    def _pairs(
+        self, x: Tensor, k_cell: Tensor, p: Parameters, given: NeighborList | None, probes: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        real = x[: len(x) - probes]
+        if p.method == "exact":
+            all_pairs = neighbor_pairs(
+                x.cpu().numpy(),
+                k_cell.cpu().numpy(),
+                cells.PERIODIC_K[self.settings.boundary],
+                p.cutoff,
+                half=False,
+            )
+            self._refuse_coincident(real, k_cell, 0)
+            i, j, shifts = (
+                torch.as_tensor(a, device=x.device) for a in (all_pairs.i, all_pairs.j, all_pairs.shifts)
+            )
+            return i, j, shifts
+        if given is not None:
+            neighbors = given
+        elif probes:
+            neighbors = NeighborList(p.cutoff, skin=0.0)
+        else:
+            if self._neighbors is None or self._neighbors.cutoff != p.cutoff:
+                self._neighbors = NeighborList(p.cutoff)
+            neighbors = self._neighbors
+        before = neighbors.builds
+        pairs = neighbors.update(
+            x.cpu().numpy(), k_cell.cpu().numpy(), cells.PERIODIC_K[self.settings.boundary]
+        )
+        if neighbors.builds != before:
+            self._refuse_coincident(real, k_cell, 0)
+        i, j, shifts = (torch.as_tensor(a, device=x.device) for a in (pairs.i, pairs.j, pairs.shifts))
+        return i, j, shifts
+
+    def _half_waves(self, p: Parameters) -> Tensor:
+        """Waves of the Ewald sum: a list of the cell the parameters were chosen for, so that it does not
+        change under a small strain."""
+        if self._waves is None:
+            assert self._plan is not None
+            k_frame = cells.extend_along_normal(torch.as_tensor(self._plan.cell), p.padding)
+            self._waves = reference.half_reciprocal_indices(k_frame, p.reciprocal_cutoff)
+        return self._waves
+
+    def _refuse_coincident(self, x: Tensor, h: Tensor | None, probes: int) -> None:
+        """Raise if two atoms (not probes) lie on one place, images included."""
+        real = x[: len(x) - probes].cpu().numpy()
+        frame = np.zeros((3, 3)) if h is None else h.cpu().numpy()
+        close = neighbor_pairs(real, frame, cells.PERIODIC_K[self.settings.boundary], checks.COINCIDENT)
+        if len(close.i):
+            vectors = real[close.j] + close.shifts @ frame - real[close.i]
+            checks.refuse_coincident(int(close.i[0]), int(close.j[0]), float(np.linalg.norm(vectors[0])))
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What an exact restart needs: the parameters' geometry and the neighbour list."""
+        out: dict[str, NDArray[Any]] = {}
+        if self._plan is not None:
+            p = self._plan
+            out["plan_cell"], out["plan_numbers"] = p.cell, np.array([p.atoms, p.widest, p.extent])
+            c = p.parameters
+            out["plan_parameters"] = np.array(
+                [c.cutoff, c.splitting, c.reciprocal_cutoff, *c.mesh, c.order, c.padding, c.estimated_error]
+            )
+            out["plan_method"] = np.array(c.method)
+        if self._neighbors is not None:
+            out |= {f"list_{key}": value for key, value in self._neighbors.state().items()}
+        return out
+
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Take over a `state()`."""
+        self._plan, self._waves, self._neighbors = None, None, None
+        if "plan_cell" in state:
+            v = state["plan_parameters"]
+            mesh = (int(v[3]), int(v[4]), int(v[5]))
+            parameters = Parameters(
+                str(state["plan_method"]),
+                float(v[0]),
+                float(v[1]),
+                float(v[2]),
+                mesh,
+                int(v[6]),
+                float(v[7]),
+                float(v[8]),
+            )
+            atoms, widest, extent = state["plan_numbers"]
+            self._plan = Plan(
+                parameters, np.asarray(state["plan_cell"]), int(atoms), float(widest), float(extent)
+            )
+            entries = {key[5:]: value for key, value in state.items() if key.startswith("list_")}
+            if entries:
+                self._neighbors = NeighborList(parameters.cutoff)
+                self._neighbors.load_state(entries)

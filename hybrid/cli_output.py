@@ -1,0 +1,111 @@
+"""What the commands print and write: JSON, tables, numbers with errors, an analysis with its figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from math import floor, log10
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def print_json(data: Any) -> None:
+    """JSON on standard output; arrays become lists, paths become text."""
+
+    def plain(value: Any) -> Any:
+        return value.tolist() if hasattr(value, "tolist") else str(value)
+
+    typer.echo(json.dumps(data, indent=2, default=plain, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table, first column left, the others right; without column names both are left."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 or not any(columns) else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def write_structure(path: Path, atoms: Atoms) -> None:
+    """Write a structure whole or not at all; an ending that ASE does not know gets a sentence."""
+    import ase.io
+
+    from grahame.hybrid.files import replacing
+
+    with replacing(path) as temporary:
+        try:
+            ase.io.write(temporary, atoms)
+        except Exception as error:  # ASE's writers raise whatever they meet
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise ValueError(
+                f"output = {path} must end with a format that ASE writes ({reason}): use e.g. {path.stem}.extxyz"
+            ) from error
+
+
+def analysed(
+    trajectory: Path, options: dict[str, Any], plot: bool, output: Path | None = None
+) -> dict[str, Any]:
+    """Analyse a trajectory; write <name>.analysis.json and, if wanted and possible, <name>.png beside it."""
+    from importlib.util import find_spec
+
+    from grahame.hybrid.analysis import analyse as analyse_trajectory
+    from grahame.hybrid.files import check_target, replacing
+
+    target = output or trajectory.with_suffix(".analysis.json")
+    check_target(target, overwrite=True)
+    result = analyse_trajectory(trajectory, **options)
+    result["files"] = {"analysis": str(target)}
+    if plot and find_spec("matplotlib") is not None:
+        from grahame.hybrid.plots import overview
+
+        with replacing(target.with_name(trajectory.stem + ".png")) as temporary:
+            overview(result, temporary)
+        result["files"]["figure"] = str(target.with_name(trajectory.stem + ".png"))
+    with replacing(target) as temporary:
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def print_analysis(result: dict[str, Any]) -> None:
+    """Electrodes, voltage, charge and capacitance with their errors."""
+    length = "" if result["time_ps"] is None else f", {result['time_ps']:g} ps"
+    print_table(
+        f"{result['formula']}: {result['frames']} frames{length}, boundary {result['boundary']}",
+        ["electrode", "atoms", "potential / V", "charge / e", "charge / µC/cm²"],
+        [
+            [
+                str(e["index"]),
+                f"{e['atoms']} {' '.join(e['elements'])}",
+                *(with_error(e.get(k)) for k in ("potential_V", "charge_e", "surface_charge_uC_per_cm2")),
+            ]
+            for e in result["electrodes"]
+        ],
+    )
+    if result["temperature_K"] is not None:
+        typer.echo(f"temperature {with_error(result['temperature_K'])} K")
+    if result["cell"] is not None:
+        found = result["cell"]["capacitance_uF_per_cm2"]
+        value = "" if found["value"] is None else f"{with_error(found)} µF/cm², "
+        typer.echo(f"integral capacitance of the cell: {value}{found['definition']}")
+    for kind, path in result["files"].items():
+        typer.echo(f"{kind} {path}")
+
+
+def with_error(mean: dict[str, Any] | None) -> str:
+    """`value ± error` to the digits that mean something."""
+    if mean is None or mean["value"] is None:
+        return "-"
+    if not mean["error"]:
+        return f"{mean['value']:.6g}"
+    digits = max(0, 1 - floor(log10(mean["error"])))
+    return f"{mean['value']:.{digits}f} ± {mean['error']:.{digits}f}"
