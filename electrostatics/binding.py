@@ -99,9 +99,12 @@ class Binder:
         excluded = None
         listed = checks.exclusions_of(exclusions, len(x))
         if listed is not None:
-            i, j = (torch.as_tensor(column, device=x.device) for column in listed.T)
-            frame = fixed_x.new_zeros((3, 3)) if fixed_h is None else fixed_h
-            excluded = i, j, cells.nearest_image_shifts(fixed_x[j] - fixed_x[i], frame, periodic)
+            frame = np.zeros((3, 3)) if fixed_h is None else fixed_h.cpu().numpy()
+            places = fixed_x.cpu().numpy()
+            vectors = places[listed[:, 1]] - places[listed[:, 0]]
+            shifts = cells.nearest_image_shifts(vectors, frame, periodic)
+            i, j, images = (torch.as_tensor(a, device=x.device) for a in (*listed.T, shifts))
+            excluded = i, j, images
         pairs, waves = None, None
         if fixed_h is None:
             self._refuse_coincident(fixed_x, None, probes)

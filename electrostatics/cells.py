@@ -4,9 +4,12 @@ The slab normal is n = a x b / |a x b| and the height along it L = |c.n|. Nothin
 lies along x or that c is perpendicular to the surface.
 """
 
+import itertools
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 PERIODIC = {
@@ -71,32 +74,32 @@ def smallest_in_plane_reciprocal(cell: Tensor) -> float:
     return float(squared[squared > 1e-12 * metric.diagonal().max()].min().sqrt())
 
 
-def nearest_image_shifts(vectors: Tensor, cell: Tensor, periodic: tuple[bool, bool, bool]) -> Tensor:
+def nearest_image_shifts(
+    vectors: NDArray[np.float64], cell: NDArray[np.float64], periodic: tuple[bool, bool, bool]
+) -> NDArray[np.int64]:
     """Lattice shifts (m,3) that make each vector (m,3) shortest, along the periodic directions only.
 
     Rounding fractional coordinates is right when the result is shorter than half the smallest distance
     between periodic faces; the few others are searched over the neighbouring images.
     """
-    shifts = torch.zeros_like(vectors)
+    shifts = np.zeros(vectors.shape, dtype=np.int64)
     axes = [d for d in range(3) if periodic[d]]
     if not axes or len(vectors) == 0:
-        return shifts.to(torch.int64)
+        return shifts
     # The pseudo-inverse projects out the directions that do not repeat.
     rows = cell[axes]
-    inverse = torch.linalg.pinv(rows)
-    shifts[:, axes] = -torch.round(vectors @ inverse)
-    faces = 1.0 / torch.linalg.vector_norm(inverse, dim=0)
-    in_plane = (vectors + shifts @ cell) @ inverse @ rows
-    unsure = torch.linalg.vector_norm(in_plane, dim=1) > 0.5 * float(faces.min())
-    if bool(unsure.any()):
-        span = [torch.arange(-2, 3, dtype=vectors.dtype, device=vectors.device)] * len(axes)
-        steps = torch.cartesian_prod(*span).reshape(-1, len(axes))
-        trial = (vectors + shifts @ cell)[unsure][:, None, :] + (steps @ rows)[None]
-        best = (trial**2).sum(-1).argmin(1)
-        rows_of = unsure.nonzero()[:, 0]
-        for column, axis in enumerate(axes):
-            shifts[rows_of, axis] += steps[best, column]
-    return shifts.to(torch.int64)
+    inverse = np.linalg.pinv(rows)
+    fractional = vectors @ inverse
+    near = np.rint(fractional)
+    in_plane = (fractional - near) @ rows
+    faces = 1.0 / np.linalg.norm(inverse, axis=0)
+    unsure = np.flatnonzero((in_plane**2).sum(1) > (0.5 * faces.min()) ** 2)
+    if len(unsure):
+        steps = np.array(list(itertools.product(range(-2, 3), repeat=len(axes))), dtype=float)
+        trial = in_plane[unsure][:, None, :] - (steps @ rows)[None]
+        near[unsure] += steps[(trial**2).sum(-1).argmin(1)]
+    shifts[:, axes] = -near.astype(np.int64)
+    return shifts
 
 
 def apply_strain(x: Tensor, h: Tensor | None, strain: Tensor | None) -> tuple[Tensor, Tensor | None]:
