@@ -16,7 +16,8 @@ from torch import Tensor
 from grahame.electrostatics.accuracy import Parameters
 from grahame.kernels import dispatch, reference
 
-_SELF = 2.0 / math.sqrt(math.pi)
+SELF = 2.0 / math.sqrt(math.pi)
+"""The splitting's Gaussians interact with themselves by alpha times this: subtracted on the diagonal."""
 
 
 def energy(
@@ -32,7 +33,7 @@ def energy(
     i, j, shifts = pairs
     near = dispatch.pair_energy(x, q, h, s, i, j, shifts, p.splitting, p.cutoff)
     far = dispatch.ewald_energy(x, q, h, p.splitting, waves)
-    return near + far - 0.5 * _SELF * p.splitting * (q**2).sum()
+    return near + far - 0.5 * SELF * p.splitting * (q**2).sum()
 
 
 def matrix(
@@ -51,9 +52,9 @@ def matrix(
     edge = torch.as_tensor(p.cutoff, dtype=x.dtype)
     # The same shift of energy and force at the cut-off as in the pair sum.
     tail = torch.special.erfc(p.splitting * edge) / edge
-    slope = -tail / edge - _SELF * p.splitting * torch.exp(-((p.splitting * edge) ** 2)) / edge
+    slope = -tail / edge - SELF * p.splitting * torch.exp(-((p.splitting * edge) ** 2)) / edge
     kernel = reference.screened_kernel(r, s[i], s[j], p.splitting) - tail - slope * (r - edge)
     one_way = reference.pair_matrix(len(x), i, j, kernel)
     far = reference.reciprocal_matrix(x, h, p.splitting, waves)
-    diagonal = _SELF * p.splitting * torch.eye(len(x), dtype=x.dtype)
+    diagonal = SELF * p.splitting * torch.eye(len(x), dtype=x.dtype)
     return one_way + one_way.T + far - diagonal

@@ -29,6 +29,12 @@ def polarization_energy(positions: Tensor, charges: Tensor, cell: Tensor) -> Ten
     return 2 * math.pi / cells.volume(cell) * moment**2
 
 
+def polarization_potential(positions: Tensor, charges: Tensor, cell: Tensor) -> Tensor:
+    """Derivative of `polarization_energy` with respect to the charges, (n,) in e/Å."""
+    z = positions @ cells.normal(cell)
+    return 4 * math.pi / cells.volume(cell) * (charges * z).sum() * z
+
+
 def polarization_matrix(positions: Tensor, cell: Tensor) -> Tensor:
     """(4 pi/V) z_i z_j, (n,n) in 1/Å."""
     z = positions @ cells.normal(cell)

@@ -12,6 +12,7 @@ geometry (electrodes that moved a little): the corrections converge all the same
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ class LinearSolver:
         self._aged = False
         self._history: list[Tensor] = []
         self._neighbors: NeighborList | None = None
-        self._subset: System | None = None
+        self._subset: Callable[[Tensor], Tensor] | None = None
         self._problem: LinearProblem | None = None
         self._scale = 1.0
 
@@ -202,10 +203,11 @@ class LinearSolver:
             p = problem.system.parameters
             if p.method != "exact" and (self._neighbors is None or self._neighbors.cutoff != p.cutoff):
                 self._neighbors = NeighborList(p.cutoff)
-            self._subset = self.coulomb.bind(
+            part = self.coulomb.bind(
                 x, problem.system.cell, s, _inner_exclusions(problem), parameters=p, neighbors=self._neighbors
             )
-        return self._subset.potential(v) + problem.hardness * v
+            self._subset = part.operator()
+        return self._subset(v) + problem.hardness * v
 
     def inverse(self, problem: LinearProblem, r: Tensor, tolerance: float) -> tuple[Tensor, int]:
         """(P A P)^-1 P r: by the factor where it fits, else by conjugate gradients."""
@@ -243,9 +245,11 @@ class LinearSolver:
         ]
         inner = potential + problem.hardness * guess
         strength = torch.zeros((), dtype=torch.float64) if problem.follows else None
-        # The residual without solved charges is the natural scale of this right-hand side.
+        # The residual without solved charges is the natural scale of this right-hand side; where nothing but
+        # held charges drives (an empty capacitor), the potentials that these make are.
         residual = problem.drive - inner
-        self._scale = max(float(c.project(residual + self._product(problem, guess)).norm()), 1e-10)
+        driven = float(c.project(residual + self._product(problem, guess)).norm())
+        self._scale = max(driven, float((inner - inner.mean()).norm()), 1e-10)
         means = problem.group_means(-residual)
         return self.correct(
             problem, Answer(guess, strength, 0, 0), Mismatch(residual, means, strength), tolerance

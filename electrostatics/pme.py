@@ -20,14 +20,11 @@ this energy and conserve it. The mesh belongs to the k-space cell, which in a sl
 Source: Essmann, Perera, Berkowitz, Darden, Lee and Pedersen, J. Chem. Phys. 103, 8577 (1995).
 """
 
-import math
-
 from torch import Tensor
 
+from grahame.electrostatics import ewald
 from grahame.electrostatics.accuracy import Parameters
 from grahame.kernels import dispatch
-
-_SELF = 2.0 / math.sqrt(math.pi)
 
 
 def energy(
@@ -37,4 +34,4 @@ def energy(
     i, j, shifts = pairs
     near = dispatch.pair_energy(x, q, h, s, i, j, shifts, p.splitting, p.cutoff)
     waves = dispatch.mesh_energy(x, q, h, p.splitting, p.mesh, p.order)
-    return near + waves - 0.5 * _SELF * p.splitting * (q**2).sum()
+    return near + waves - 0.5 * ewald.SELF * p.splitting * (q**2).sum()

@@ -40,6 +40,18 @@ def background_energy(
     return energy
 
 
+def background_potential(
+    charges: Tensor, smearing: Tensor, volume: Tensor, alpha: float, gaussian: bool
+) -> Tensor:
+    """Derivative of `background_energy` with respect to the charges, (n,) in e/Å."""
+    total = charges.sum()
+    potential = -math.pi * total / (volume * alpha**2)
+    if not gaussian:
+        return potential.expand(len(charges))
+    squared = smearing**2
+    return potential + 2 * math.pi / volume * (total * squared + (charges * squared).sum())
+
+
 def background_matrix(smearing: Tensor, volume: Tensor, alpha: float, gaussian: bool) -> Tensor:
     """-pi/(V alpha²) + 2 pi (s_i² + s_j²)/V, (n,n) in 1/Å."""
     squared = smearing**2 if gaussian else torch.zeros_like(smearing)
@@ -56,6 +68,19 @@ def slab_energy(positions: Tensor, charges: Tensor, smearing: Tensor, cell: Tens
     second = (charges * (z**2 + smearing**2 if gaussian else z**2)).sum()
     volume, length = cells.volume(cell), cells.height(cell)
     return 2 * math.pi / volume * (moment**2 - total * second - total**2 * length**2 / 12)
+
+
+def slab_potential(
+    positions: Tensor, charges: Tensor, smearing: Tensor, cell: Tensor, gaussian: bool
+) -> Tensor:
+    """Derivative of `slab_energy` with respect to the charges, (n,) in e/Å."""
+    z = positions @ cells.normal(cell)
+    z = z - z.mean()
+    total, moment = charges.sum(), (charges * z).sum()
+    squared = z**2 + smearing**2 if gaussian else z**2
+    volume, length = cells.volume(cell), cells.height(cell)
+    quadratic = total * squared + (charges * squared).sum() + total * length**2 / 6
+    return 2 * math.pi / volume * (2 * moment * z - quadratic)
 
 
 def slab_matrix(positions: Tensor, smearing: Tensor, cell: Tensor, gaussian: bool) -> Tensor:

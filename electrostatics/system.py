@@ -6,6 +6,7 @@
 Every number that the package returns is this energy or a derivative of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -105,6 +106,37 @@ class System:
             leaf = charges.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.detached().energy(leaf), leaf)
         return gradient
+
+    def operator(self) -> Callable[[Tensor], Tensor]:
+        """The function charges -> Kq in V, with the geometry bound once, for many products without graph."""
+        p = self.parameters
+        if self.pairs is None or p.method == "exact":
+            return self.potential
+        fixed = self.detached()
+        x, s, h = fixed.positions, fixed.smearing, fixed.k_cell
+        parts = [dispatch.pair_operator(x, h, s, *self.pairs, p.splitting, p.cutoff)]
+        if self.waves is not None:
+            parts.append(dispatch.ewald_operator(x, h, p.splitting, self.waves))
+        else:
+            parts.append(dispatch.mesh_operator(x, h, p.splitting, p.mesh, p.order))
+        if self.excluded is not None:
+            assert fixed.cell is not None
+            parts.append(dispatch.exclusion_operator(x, fixed.cell, s, *self.excluded))
+        diagonal = gaussians.on_site_diagonal(s) - ewald.SELF * p.splitting
+        volume, gaussian = cells.volume(h), self.background == "gaussian"
+
+        def product(charges: Tensor) -> Tensor:
+            q = charges.detach()
+            total = diagonal * q + slab.background_potential(q, s, volume, p.splitting, gaussian)
+            for part in parts:
+                total = total + part(q)
+            if self.boundary == "slab":
+                total = total + slab.slab_potential(x, q, s, h, gaussian)
+            if self.boundary == "displacement":
+                total = total + fields.polarization_potential(x, q, h)
+            return self.coulomb_constant * total
+
+        return product
 
     def detached(self) -> "System":
         """The same system without graph."""

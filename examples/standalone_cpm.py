@@ -159,7 +159,8 @@ print(f"potential step across the cell {profile.potential[-1] - profile.potentia
 # ## Held charge and held potential are the same capacitor
 #
 # Holding the charge just found must give the potentials back, and the two energies differ by the work
-# $\sum_g \psi_g Q_g$. The factor of the electrode matrix is shared by all these solves.
+# $\sum_g \psi_g Q_g$. The electrode matrix is factorised once per kind of constraint (potentials, charges, one of
+# each) and then serves any number of solves, as long as the electrodes do not move.
 
 # %%
 held = cpm.solve(positions, none, cell, electrode_charges=[-Q, Q])
@@ -222,10 +223,10 @@ print(f"both plates together carry {induced.sum(1).min():+.10f} to {induced.sum(
 # the thermal fluctuations that the potential difference of a capacitor must have, $\mathrm{Var}(U) = kT/C$.
 
 # %%
-x, lower, upper, box = capacitor(15.0, 2, nx=1, ny=1)
+x, lower, upper, box = capacitor(15.0, 2, nx=3, ny=2)
 pair = ConstantPotential([Electrode(lower, potential=-0.5), Electrode(upper, potential=0.5)], coulomb)
 noisy = ThermoPotentiostat(pair, temperature=300.0, time_constant=50.0, seed=1)
-samples = 100 if quick else 2000
+samples = 50 if quick else 1500
 voltages = []
 for _ in range(samples):
     state = noisy.step(x, np.zeros(len(x)), box, timestep=150.0, forces=False)
@@ -271,7 +272,7 @@ else:
     u = np.linspace(*np.percentile(voltages, [0, 100]), 200)
     gauss = np.exp(-((u - 1.0) ** 2) / (2 * expected)) / math.sqrt(2 * math.pi * expected)
     axes[3].hist(
-        voltages, bins=10 if quick else 40, density=True, color=plots.SKY, label="thermo-potentiostat"
+        voltages, bins=10 if quick else 30, density=True, color=plots.SKY, label="thermo-potentiostat"
     )
     axes[3].plot(u, gauss, color=plots.RED, label="variance kT/C")
     axes[3].set(xlabel="potential difference (V)", ylabel="probability (1/V)")

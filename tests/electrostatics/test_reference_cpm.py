@@ -9,16 +9,19 @@ from tests.shared_data import needs_shared
 
 pytestmark = needs_shared
 
-# A few of the large cells; examples/benchmarks/check_references.py runs every one.
+# A few cells, most of them by `ewald`; examples/benchmarks/check_references.py runs every one by `exact`.
 QUICK = [
-    ("02", "ew3dc", "g15"), ("02", "ew2d", "g20"), ("02", "3d", "g25"), ("03", "ew3dc", "V1"), ("03", "3d", "V2"),
-    ("04", "ew3dc", "Q+0.5"), ("04", "3d", "Q-0.5"), ("06", "3d", "net+1"), ("06", "ew3dc", "net+1"),
+    ("02", "ew3dc", "g15", "exact"), ("02", "3d", "g25", "exact"), ("06", "3d", "net+1", "exact"),
+    ("02", "ew3dc", "g20", "ewald"), ("03", "ew3dc", "V1", "ewald"), ("03", "3d", "V2", "ewald"),
+    ("04", "ew3dc", "Q+0.5", "ewald"), ("04", "3d", "Q-0.5", "ewald"), ("06", "ew3dc", "net+1", "ewald"),
 ]
 
 
-@pytest.mark.parametrize(("file", "boundary", "key"), QUICK)
-def test_charges_energy_and_forces_equal_the_dense_reference(file: str, boundary: str, key: str) -> None:
-    errors = compare(file, boundary, key)
+@pytest.mark.parametrize(("file", "boundary", "key", "method"), QUICK)
+def test_charges_energy_and_forces_equal_the_dense_reference(
+    file: str, boundary: str, key: str, method: str
+) -> None:
+    errors = compare(file, boundary, key, method=method)
     assert errors.charges <= 1e-9
     assert errors.energy <= 1e-9
     assert errors.forces <= 1e-8
@@ -28,7 +31,7 @@ def test_charges_energy_and_forces_equal_the_dense_reference(file: str, boundary
 
 @pytest.mark.parametrize("test", [t for t in OPENMM if not t.startswith("ref")])
 def test_openmm_systems_equal_the_dense_reference(test: str) -> None:
-    errors = compare_openmm(test)
+    errors = compare_openmm(test, method="ewald" if test.startswith("cap") else "exact")
     assert errors.charges <= 1e-9
     assert errors.energy <= 1e-9
     assert errors.forces <= 1e-8
@@ -52,7 +55,7 @@ def test_openmm_published_small_charges(test: str) -> None:
 
 @pytest.mark.parametrize("test", ["ref_field", "ref_tf"])
 def test_published_charges_of_the_large_openmm_system(test: str) -> None:
-    errors = compare_openmm(test)
+    errors = compare_openmm(test, method="ewald")
     assert errors.charges <= 1e-9
     assert errors.energy <= 1e-9
     assert errors.forces <= 1e-8

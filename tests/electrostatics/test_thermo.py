@@ -1,11 +1,12 @@
 """Thermo-potentiostat and capacitance from fluctuations."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ase.units import kB
-from grahame.electrostatics import ThermoPotentiostat, fluctuation_capacitance
+from grahame.electrostatics import ConstantPotential, ThermoPotentiostat, fluctuation_capacitance
 
 from tests.electrostatics.electrodes import BY_NAME, Mode, arguments, cell_for, solver
 from tests.electrostatics.numerics import derivative
@@ -16,36 +17,74 @@ TEMPERATURE = 300.0
 BETA = 1.0 / (kB * TEMPERATURE)
 
 
-def voltage_samples(seed: int, steps: int, ratio: float = 1.0, volts: float = 0.9) -> tuple[np.ndarray, float]:
-    """Potential differences of a fixed geometry under the thermo-potentiostat, and its capacitance."""
-    mode = replace(SLAB, held=(("potential", 0.0), ("potential", volts)))
+class Recorded:
+    """The solver at one geometry, where potentials are linear in the held charges: two solves stand for all."""
+
+    def __init__(self, cpm: ConstantPotential, atoms: ElectrodeCell) -> None:
+        self.electrodes, self.solved = cpm.electrodes, cpm.solved
+        given = (atoms.positions, atoms.charges, atoms.cell)
+        whole = -float(np.delete(atoms.charges, atoms.solved).sum())
+
+        def at(charge: float) -> np.ndarray:
+            held = [whole - charge, charge]
+            return np.asarray(cpm.solve(*given, electrode_charges=held, smearing=atoms.smearing).potentials)
+
+        self.zero, self.slope = at(0.0), at(1.0) - at(0.0)
+        self.start = cpm.solve(*given, smearing=atoms.smearing)
+        self.capacitance = cpm.capacitance
+
+    def solve(self, *_: object, electrode_charges: list[float] | None = None, **__: object) -> SimpleNamespace:
+        if electrode_charges is None:
+            return SimpleNamespace(electrode_charges=self.start.electrode_charges, potentials=self.start.potentials)
+        return SimpleNamespace(
+            electrode_charges=np.array(electrode_charges), potentials=self.zero + self.slope * electrode_charges[1]
+        )
+
+
+def fixed_geometry() -> tuple[ConstantPotential, ElectrodeCell]:
+    mode = replace(SLAB, held=(("potential", 0.0), ("potential", 0.9)))
     atoms = cell_for(mode, repeat=1, layers=2, spacing=4.5, gap=7.0, ions=2, ion_width=0.4)
-    cpm = solver(mode, atoms, "ewald", 1e-6)
-    thermo = ThermoPotentiostat(cpm, temperature=TEMPERATURE, time_constant=50.0, seed=seed)
+    return solver(mode, atoms, "ewald", 1e-6), atoms
+
+
+def voltage_samples(seed: int, steps: int, ratio: float, recorded: bool) -> tuple[np.ndarray, float]:
+    """Potential differences of a fixed geometry under the thermo-potentiostat, and its capacitance."""
+    cpm, atoms = fixed_geometry()
+    cpm.solve(atoms.positions, atoms.charges, atoms.cell, smearing=atoms.smearing)
+    capacitance = float(cpm.capacitance[1, 1])
+    used = Recorded(cpm, atoms) if recorded else cpm
+    thermo = ThermoPotentiostat(used, temperature=TEMPERATURE, time_constant=50.0, seed=seed)  # type: ignore[arg-type]
     found = []
     for _ in range(steps):
-        sol = thermo.step(atoms.positions, atoms.charges, atoms.cell, 50.0 * ratio, smearing=atoms.smearing, forces=False)
+        sol = thermo.step(
+            atoms.positions, atoms.charges, atoms.cell, 50.0 * ratio, smearing=atoms.smearing, forces=False
+        )
         found.append(float(sol.potentials[1] - sol.potentials[0]))
-    cpm.solve(atoms.positions, atoms.charges, atoms.cell, smearing=atoms.smearing, forces=False)
-    return np.array(found), float(cpm.capacitance[1, 1])
+    return np.array(found), capacitance
 
 
-def test_potential_of_a_fixed_geometry_fluctuates_as_kt_over_c() -> None:
-    # dt = 4 tau makes the samples nearly independent: 9000 give a standard error of 1.5 % and a seed fixes them
-    samples, capacitance = voltage_samples(seed=7, steps=9000, ratio=4.0)
+def test_a_recorded_geometry_gives_the_same_steps_as_the_solver() -> None:
+    a, b = (voltage_samples(seed=5, steps=12, ratio=1.0, recorded=r)[0] for r in (True, False))
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 4.0])
+def test_potential_of_a_fixed_geometry_fluctuates_as_kt_over_c(ratio: float) -> None:
+    samples, capacitance = voltage_samples(seed=7, steps=60_000, ratio=ratio, recorded=True)
     assert samples.var() * capacitance * BETA == pytest.approx(1.0, abs=0.03)
-    assert samples.mean() == pytest.approx(0.9, abs=4 * np.sqrt(1 / (BETA * capacitance) / len(samples)))
+    spread = np.sqrt(1 / (BETA * capacitance) / len(samples) * (1 + 2 / np.expm1(ratio)))
+    assert samples.mean() == pytest.approx(0.9, abs=4 * spread)
 
 
 def test_relaxation_time_is_the_time_constant() -> None:
-    samples, _ = voltage_samples(seed=3, steps=2500, ratio=0.5)
+    samples, _ = voltage_samples(seed=3, steps=40_000, ratio=0.5, recorded=True)
     deviation = samples - 0.9
     correlation = (deviation[1:] * deviation[:-1]).mean() / (deviation**2).mean()
-    assert correlation == pytest.approx(np.exp(-0.5), abs=0.06)
+    assert correlation == pytest.approx(np.exp(-0.5), abs=0.02)
 
 
 def test_same_seed_gives_the_same_charges_and_another_seed_others() -> None:
-    a, b, c = (voltage_samples(seed=s, steps=4)[0] for s in (1, 1, 2))
+    a, b, c = (voltage_samples(seed=s, steps=4, ratio=1.0, recorded=False)[0] for s in (1, 1, 2))
     np.testing.assert_array_equal(a, b)
     assert np.abs(a - c).max() > 1e-6
 

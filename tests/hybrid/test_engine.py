@@ -80,6 +80,17 @@ def test_the_conserved_energy_is_conserved_under_a_ramp(tmp_path: Path, ensemble
     assert np.ptp(conserved) < 2e-3
 
 
+@pytest.mark.parametrize("ensemble", ["nve", "langevin", "nose-hoover"])
+def test_rigid_water_stays_rigid_and_warm(tmp_path: Path, ensemble: str) -> None:
+    short_range = {"cutoff": 5.0, "water": "spc/e-rigid"}
+    config = small_run(tmp_path, {"steps": 20, "ensemble": ensemble}, short_range=short_range)
+    summary = run(config, progress=False)
+    x = read(summary.trajectory, -1).positions[8:20].reshape(4, 3, 3)
+    assert np.abs(np.linalg.norm(x[:, 1:] - x[:, :1], axis=2) - 1.0).max() < 1e-6
+    assert summary.temperature_K is not None
+    assert 100 < summary.temperature_K < 900
+
+
 def springs(frozen: int = 0) -> Atoms:
     rng = np.random.default_rng(3)
     positions = rng.uniform(0, 10, (12, 3))

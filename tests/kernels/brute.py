@@ -47,7 +47,7 @@ def all_pairs(x: Floats, cell: Floats, periodic: tuple[bool, bool, bool], cutoff
         delta = x[None] + np.array(shift) @ cell - x[:, None]
         for i, j in np.argwhere((delta**2).sum(-1) < cutoff**2):
             if i != j or shift != (0, 0, 0):
-                found.add((int(i), int(j), *shift))
+                found.add((int(i), int(j), shift[0], shift[1], shift[2]))
     return found
 
 

@@ -1,0 +1,161 @@
+"""The command line from outside: what it prints, writes and returns."""
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase.io import read
+
+from grahame.hybrid.cli import main
+
+RUN = """\
+structure: {file: cell.extxyz}
+coulomb: {boundary: slab, accuracy: 1.0e-4}
+electrodes:
+  - {group: 0, potential: 0.0}
+  - {group: 1, potential: 1.0}
+dynamics:
+  minimise: {steps: 3, fmax: 0.1}
+  produce: {ensemble: langevin, timestep_fs: 0.5, steps: 500}
+output: {name: md}
+"""
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def call(line: str) -> None:
+    """`grahame` with the words of a line."""
+    main(shlex.split(line))
+
+
+def build_small() -> None:
+    call("build cell.extxyz --size 2 4 1 --gap 12 --waters 8 --ion-pairs 1 --seed 3")
+
+
+def fails(line: str) -> int:
+    """The exit status of a command that must not succeed."""
+    with pytest.raises(SystemExit) as stop:
+        call(line)
+    assert isinstance(stop.value.code, int)
+    return stop.value.code
+
+
+def test_help_answers_within_a_second_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys, grahame.hybrid.cli as c\n"
+        "try: c.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', sorted({'torch', 'numba', 'ase', 'numpy', 'scipy'} & set(sys.modules)))"
+    )
+    start = time.perf_counter()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    took = time.perf_counter() - start
+    for command in ("build", "run", "solve", "analyse", "doctor"):
+        assert f" {command} " in out
+    assert out.strip().endswith("heavy: []")
+    assert took < 5.0  # a second on an idle machine; a busy one must not fail the test
+
+
+def test_build_writes_what_it_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call("build cell.extxyz --surface Pt100 --size 3 3 2 --gap 12 --concentration 2 --json")
+    said = json.loads(capsys.readouterr().out)
+    atoms = read(folder / "cell.extxyz")
+    assert said["atoms"] == len(atoms)
+    assert said["surface"] == "Pt(100)"
+    np.testing.assert_allclose(said["cell"], atoms.cell.array, atol=1e-12)
+    assert (atoms.arrays["electrode"] == 1).sum() == 18
+    assert list(folder.iterdir()) == [folder / "cell.extxyz"]
+
+
+def test_build_keeps_an_existing_file_unless_told_otherwise(folder: Path, capsys: Any) -> None:
+    build_small()
+    before = (folder / "cell.extxyz").read_bytes()
+    assert fails("build cell.extxyz --seed 4") == 1
+    expected = "Error: output = cell.extxyz must not exist yet: choose another name or add --overwrite\n"
+    assert capsys.readouterr().err == expected
+    assert (folder / "cell.extxyz").read_bytes() == before
+    call("build cell.extxyz --size 2 4 1 --gap 12 --waters 8 --ion-pairs 1 --seed 4 --overwrite")
+    assert (folder / "cell.extxyz").read_bytes() != before
+
+
+@pytest.mark.usefixtures("folder")
+def test_solve_prints_json_that_a_program_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    build_small()
+    capsys.readouterr()
+    call("solve cell.extxyz --potential 0=0 --potential 1=2 --json --output solved.json")
+    said = json.loads(capsys.readouterr().out)
+    assert said == json.loads(Path("solved.json").read_text(encoding="utf-8"))
+    assert said["potentials"] == [0.0, 2.0]
+    assert said["capacitance"][1][1] > 0.0
+    assert sum(said["charges"]) == pytest.approx(0.0, abs=1e-9)
+    assert said["units"]["capacitance"] == "e/V"
+    assert said["energy"] == pytest.approx(said["internal_energy"] - said["work"], abs=1e-10)
+    call("solve cell.extxyz --potential 0=0 --charge 1=0.25 --electrode 0=0:8 --electrode 1=8:16")
+    assert "0.250000" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+def test_run_then_analyse_gives_charges_profiles_and_a_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    build_small()
+    Path("run.yaml").write_text(RUN, encoding="utf-8")
+    capsys.readouterr()
+    call("run run.yaml --quick --no-progress --no-plot")
+    out = capsys.readouterr().out
+    assert "electrode" in out
+    assert "capacitance" in out
+    names = {p.name for p in Path().iterdir()}
+    assert {"md.extxyz", "md.csv", "md.checkpoint.npz", "md.provenance.json", "md.analysis.json"} <= names
+    assert "md.png" not in names
+    frames = read("md.extxyz", index=":")
+    assert [a.info["step"] for a in frames if a.info["stage"] == "produce"] == [3, 8, 13, 18, 23]
+    call("analyse md.extxyz --json")
+    said = json.loads(capsys.readouterr().out)
+    assert said["electrodes"][1]["potential_V"]["value"] == 1.0
+    assert said["frames"] == 5
+    assert Path("md.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("folder")
+def test_doctor_passes_its_own_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    call("doctor --json")
+    said = json.loads(capsys.readouterr().out)
+    assert said["healthy"] is True
+    assert [c["name"] for c in said["checks"]] == ["Madelung constant of NaCl", "parallel plates"]
+    assert said["packages"]["torch"] is not None
+
+
+@pytest.mark.usefixtures("folder")
+def test_debug_shows_the_traceback_and_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fails("--debug solve nothing.xyz") == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith(
+        "Error: structure = nothing.xyz must be a file: give the path of a structure that ASE reads\n"
+    )
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_interrupted_write_leaves_the_old_file() -> None:
+    from grahame.hybrid.files import replacing
+
+    Path("kept.txt").write_text("old", encoding="utf-8")
+
+    def interrupted() -> None:
+        with replacing("kept.txt") as temporary:
+            temporary.write_text("half", encoding="utf-8")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert Path("kept.txt").read_text(encoding="utf-8") == "old"
+    assert [p.name for p in Path().iterdir()] == ["kept.txt"]
