@@ -139,14 +139,18 @@ def mesh_integral(spacing: float, order: int) -> float:
     return float(2 * (inside + beyond) / (2 * math.pi) ** 3)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=len(ORDERS))
+def _mesh_table(order: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logarithms of spacings and of their mesh integrals: smooth, so that interpolation serves the search."""
+    spacing = np.geomspace(0.02, 3.0, 28)
+    integral = [mesh_integral(float(h), order) for h in spacing]
+    return np.log(spacing), np.log(np.maximum.accumulate(integral))
+
+
 def _largest_spacing(target: float, order: int) -> float:
-    """Largest alpha h whose mesh integral stays below `target`; `target` is rounded by the caller."""
-    low, high = 0.02, 3.0
-    for _ in range(24):
-        middle = round(math.sqrt(low * high), 6)
-        low, high = (middle, high) if mesh_integral(middle, order) < target else (low, middle)
-    return low
+    """Largest alpha h whose mesh integral stays below `target`."""
+    spacing, integral = _mesh_table(order)
+    return float(np.exp(np.interp(math.log(target), integral, spacing)))
 
 
 def splitting_for(request: Request, cutoff: float) -> float:
@@ -232,9 +236,7 @@ def choose_pme(request: Request) -> Parameters:
         alpha = request.splitting or splitting_for(request, float(cutoff))
         wanted = (_RECIPROCAL_SHARE * request.accuracy / request.scale) ** 2 / (3 * alpha)
         for order in orders:
-            # Two significant digits of the target are enough and let the search be remembered.
-            rounded = float(f"{wanted:.1e}")
-            spacing = _largest_spacing(rounded, order) / alpha
+            spacing = _largest_spacing(wanted, order) / alpha
             mesh = request.mesh or tuple(smooth_size(max(edge / spacing, order)) for edge in edges)
             points = float(np.prod(mesh))
             cost = (
