@@ -18,7 +18,7 @@ from grahame.electrostatics import cells, checks, exact, slab
 from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.system import System
 from grahame.kernels import reference
-from grahame.kernels.neighbors import NeighborList, neighbor_pairs
+from grahame.kernels.neighbors import NeighborList, neighbor_pairs, shortest
 
 METHODS = {
     "3d": ("exact", "ewald", "pme"),
@@ -30,6 +30,8 @@ METHODS = {
 }
 # Below this number of atoms the Ewald sum is faster than a mesh.
 _SMALL = 120
+# A wider Gaussian needs a real-space cut-off of more than ten times this, with too many pairs to list.
+WIDEST = 5.0
 # Parameters serve until the cell is strained by this much, or the slab thicker than planned.
 _STRAIN = 0.02
 _ROOM = 2.0
@@ -144,6 +146,11 @@ class Binder:
         return self._plan.parameters
 
     def _make_plan(self, x: Tensor, h: Tensor, widest: float, extent: float) -> Plan:
+        if widest > WIDEST:
+            raise ValueError(
+                f"smearing = {widest:g} Å must not exceed {WIDEST:g} Å: no real-space cut-off carries a Gaussian that wide; "
+                "use a narrower one"
+            )
         frame = h.cpu().numpy().copy()
         slab_like = self.settings.boundary == "slab"
         room = extent + _ROOM if slab_like else math.inf
@@ -212,7 +219,8 @@ class Binder:
             )
             self._refuse_coincident(real, k_cell, 0)
             i, j, shifts = (
-                torch.as_tensor(a, device=x.device) for a in (all_pairs.i, all_pairs.j, all_pairs.shifts)
+                torch.as_tensor(a, device=x.device).long()
+                for a in (all_pairs.i, all_pairs.j, all_pairs.shifts)
             )
             return i, j, shifts
         if given is not None:
@@ -224,11 +232,15 @@ class Binder:
                 self._neighbors = NeighborList(p.cutoff)
             neighbors = self._neighbors
         before = neighbors.builds
-        pairs = neighbors.update(
-            x.cpu().numpy(), k_cell.cpu().numpy(), cells.PERIODIC_K[self.settings.boundary]
-        )
+        places, frame = x.cpu().numpy(), k_cell.cpu().numpy()
+        pairs = neighbors.update(places, frame, cells.PERIODIC_K[self.settings.boundary])
         if neighbors.builds != before:
-            self._refuse_coincident(real, k_cell, 0)
+            if probes:
+                self._refuse_coincident(real, k_cell, 0)
+            else:
+                nearest, r = shortest(pairs, places, frame)
+                if r < checks.COINCIDENT:
+                    checks.refuse_coincident(int(pairs.i[nearest]), int(pairs.j[nearest]), r)
         i, j, shifts = (torch.as_tensor(a, device=x.device) for a in (pairs.i, pairs.j, pairs.shifts))
         return i, j, shifts
 

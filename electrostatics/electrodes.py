@@ -82,7 +82,7 @@ def check_electrodes(electrodes: Sequence[Electrode]) -> None:
         for index in electrode.indices.tolist():
             if index in owner:
                 raise ValueError(
-                    f"atom {index} must belong to one electrode: it is in electrodes {owner[index]} and {g}"
+                    f"atom {index} must belong to one electrode: it is in electrodes {owner[index]} and {g}; remove it from one of them"
                 )
             owner[index] = g
 

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _DENSE_EIGENVALUES = 1500
+# Relative residual below which conjugate gradients that stop descending have met rounding, not a defect.
+_ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,8 @@ def conjugate_gradients(
         ap = constraints.project(product(p))
         curvature = float(p @ ap)
         if not curvature > 0.0:
+            if best_norm <= _ROUNDING * scale:
+                return Iterations(best, k, best_norm / scale)
             raise RuntimeError(
                 f"curvature of the electrode matrix = {curvature:.4g} must be positive at iteration {k}: "
                 "the matrix is not positive definite; add hardness or narrow the Gaussians"
@@ -223,8 +227,7 @@ def conjugate_gradients(
             stalled += 1
         if norm <= tolerance * scale:
             return Iterations(x, k, norm / scale)
-        # Rounding sets a floor: below it further steps only lose digits.
-        if stalled >= 20 and best_norm <= 1e-9 * scale:
+        if stalled >= 20 and best_norm <= _ROUNDING * scale:
             return Iterations(best, k, best_norm / scale)
         z = constraints.project(precondition(r))
         rho, old = float(r @ z), rho

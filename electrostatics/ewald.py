@@ -45,7 +45,7 @@ def matrix(
     p: Parameters,
 ) -> Tensor:
     """Matrix of `energy`, (n,n) in 1/Å."""
-    i, j, shifts = pairs
+    i, j, shifts = (t.long() for t in pairs)
     r = reference.pair_distances(x, h, i, j, shifts)
     near = r < p.cutoff
     i, j, r = i[near], j[near], r[near]

@@ -195,9 +195,13 @@ class LinearSolver:
     # ------------------------------------------------------------------- products
 
     def _product(self, problem: LinearProblem, v: Tensor) -> Tensor:
-        """A v, from the matrix where it belongs to this geometry, else from the operator on the solved atoms."""
+        """A v, from the matrix where it belongs to this geometry, else from the operator."""
         if self._matrix is not None and self._factor_fits(problem):
             return self._matrix @ v
+        return self._operate(problem, v)
+
+    def _operate(self, problem: LinearProblem, v: Tensor) -> Tensor:
+        """A v from the operator on the solved atoms."""
         if self._subset is None:
             x, s = problem.system.positions[problem.solved], problem.system.smearing[problem.solved]
             p = problem.system.parameters
@@ -209,9 +213,15 @@ class LinearSolver:
             self._subset = part.operator()
         return self._subset(v) + problem.hardness * v
 
-    def inverse(self, problem: LinearProblem, r: Tensor, tolerance: float) -> tuple[Tensor, int]:
-        """(P A P)^-1 P r: by the factor where it fits, else by conjugate gradients."""
-        if self._factor is not None and self._factor_fits(problem):
+    def inverse(
+        self, problem: LinearProblem, r: Tensor, tolerance: float, iterate: bool = False
+    ) -> tuple[Tensor, int]:
+        """(P A P)^-1 P r: by the factor where it fits, else by conjugate gradients.
+
+        `iterate` asks for conjugate gradients on the operator itself, with the factor to precondition them:
+        nearly singular matrices magnify the difference between the factor's sum and the operator's.
+        """
+        if self._factor is not None and self._factor_fits(problem) and not iterate:
             return self._factor.solve(r), 0
         factor = self._factor
         fits = factor is not None and torch.equal(factor.constraints.set_of, problem.constraints.set_of)
@@ -220,7 +230,7 @@ class LinearSolver:
             # Constant over every held set: nothing for the charges to answer, and only rounding to iterate on.
             return torch.zeros_like(r), 0
         result = conjugate_gradients(
-            lambda v: self._product(problem, v),
+            lambda v: self._operate(problem, v),
             factor.solve if factor is not None and fits else lambda v: v,
             problem.constraints,
             r,
@@ -260,7 +270,7 @@ class LinearSolver:
         size = float(problem.constraints.project(mismatch.residual).norm())
         # The correction needs only the digits that the mismatch lacks.
         wanted = min(0.1, max(1e-14, 0.3 * tolerance * self._scale / max(size, 1e-300)))
-        step, iterations = self.inverse(problem, mismatch.residual, wanted)
+        step, iterations = self.inverse(problem, mismatch.residual, wanted, answer.rounds >= 2)
         charges, strength = answer.charges + step, answer.strength
         if problem.follows:
             assert strength is not None

@@ -118,7 +118,7 @@ for layers in (1, 2, 3) if quick else (1, 2, 3, 4, 5):
     print(
         f"{layers} layers: Q/A = {q.electrode_charges[1] / (box[0, 0] * box[1, 1]):.8f} e/Å², inside out: {shares}"
     )
-layer_shares = np.abs(by_layer[::-1])  # facing layer first
+layer_shares = np.abs(by_layer)  # facing layer first
 
 # %% [markdown]
 # ## The effective gap
@@ -253,11 +253,12 @@ except ImportError as error:
     print(error)
 else:
     axes = figure.subplots(2, 2).ravel()
+    near = gaps <= 20.0
     for width, colour in zip(widths, (plots.BLUE, plots.ORANGE)):
-        offset = 1e3 * (np.array(effective[width]) - gaps)
-        axes[0].plot(gaps, offset, "o-", color=colour, markersize=3, label=f"s = {width} Å")
-    axes[0].set(xlabel="distance of the facing layers d (Å)", ylabel=r"$\varepsilon_0AU/Q-d$ (mÅ)")
-    axes[0].margins(y=0.3)
+        distance = np.array(effective[width])
+        axes[0].plot(gaps[near], distance[near], "o", color=colour, markersize=4, label=f"s = {width} Å")
+        axes[0].plot(gaps[near], gaps[near] + (distance - gaps).mean(), color=colour, linewidth=0.8)
+    axes[0].set(xlabel="distance of the facing layers (Å)", ylabel=r"effective gap $\varepsilon_0AU/Q$ (Å)")
     axes[0].legend(frameon=False)
     axes[1].semilogy(np.arange(1, len(layer_shares) + 1), layer_shares, "o-", color=plots.BLUE, markersize=4)
     axes[1].set(xlabel="layer, from the gap inwards", ylabel="share of the charge, magnitude")
@@ -268,7 +269,8 @@ else:
     axes[2].plot(z, ideal, color="0.3", linewidth=0.8, label="Green's reciprocity")
     axes[2].plot(z, -1 - ideal, color="0.3", linewidth=0.8)
     axes[2].set(xlabel="height of an ion of +1 e (Å)", ylabel="induced charge (e)")
-    axes[2].legend(frameon=False)
+    axes[2].set_ylim(-0.95, 0.5)
+    axes[2].legend(frameon=False, loc="upper center")
     u = np.linspace(*np.percentile(voltages, [0, 100]), 200)
     gauss = np.exp(-((u - 1.0) ** 2) / (2 * expected)) / math.sqrt(2 * math.pi * expected)
     axes[3].hist(
@@ -276,7 +278,8 @@ else:
     )
     axes[3].plot(u, gauss, color=plots.RED, label="variance kT/C")
     axes[3].set(xlabel="potential difference (V)", ylabel="probability (1/V)")
-    axes[3].legend(frameon=False)
+    axes[3].set_ylim(0, 1.45 * max(axes[3].get_ylim()[1], gauss.max()))
+    axes[3].legend(frameon=False, loc="upper right")
     for letter, axis in zip("abcd", axes):
         axis.set_title(letter, loc="left", fontweight="bold")
         axis.spines[["top", "right"]].set_visible(False)

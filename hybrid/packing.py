@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +121,7 @@ def _close_pairs(
     """Pairs nearer than they may be: indices (p,2), vectors (p,3), distances (p,), wanted distances (p,)."""
     y = _wrapped(x, sides)
     reach = max(2.0 * float(radius.max()), ION_DISTANCE if is_ion.sum() > 1 else 0.0)
-    tree = cKDTree(y, boxsize=[*sides, 0.0])  # a length of 0 means: not periodic
+    tree = cKDTree(y, boxsize=np.array([*sides, 0.0]))  # 0 means: not periodic
     pairs = np.asarray(tree.query_pairs(reach, output_type="ndarray"), dtype=np.int64).reshape(-1, 2)
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]  # a fixed order: equal seeds, equal bits
     vectors = _nearest(y[pairs[:, 1]] - y[pairs[:, 0]], sides)
@@ -150,10 +151,10 @@ def place_hydrogens(
         [[math.sin(half), 0, math.cos(half)], [-math.sin(half), 0, math.cos(half)]]
     )
     oxygens = centres[:waters]
-    hydrogens = oxygens[:, None] + np.einsum("wij,hj->whi", _rotations(waters, rng), shape)
+    hydrogens: Floats = oxygens[:, None] + np.einsum("wij,hj->whi", _rotations(waters, rng), shape)
     if waters == 0:
         return hydrogens
-    tree = cKDTree(_wrapped(centres, region.sides), boxsize=[*region.sides, 0.0])
+    tree = cKDTree(_wrapped(centres, region.sides), boxsize=np.array([*region.sides, 0.0]))
     reach = 2.0 * BOND_LENGTH + HYDROGEN_DISTANCE
 
     def room(w: int, trials: Floats) -> Floats:
@@ -162,10 +163,8 @@ def place_hydrogens(
         limits = np.concatenate([keep[near[w]], np.full(len(bonded), HYDROGEN_DISTANCE)])
         return _room(trials, others, limits, region)
 
-    near = [
-        np.array(list(set(js) - {w}), dtype=np.int64)
-        for w, js in enumerate(tree.query_ball_point(_wrapped(oxygens, region.sides), reach))
-    ]
+    found: Any = tree.query_ball_point(_wrapped(oxygens, region.sides), reach)  # one list per oxygen
+    near = [np.array([j for j in sorted(js) if j != w], dtype=np.int64) for w, js in enumerate(found)]
     for _ in range(_SWEEPS):
         bad = [w for w in range(waters) if room(w, hydrogens[w][None])[0] < 0.0]
         if not bad:

@@ -32,7 +32,7 @@ _MOL_PER_L = 1e27 / Avogadro  # 1/Å³ in mol/L
 _STYLE: Any = {
     "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8, "legend.frameon": False,
     "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.2, "axes.linewidth": 0.8,
-    "xtick.labelsize": 8, "ytick.labelsize": 8, "savefig.dpi": 200, "figure.dpi": 120,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "figure.dpi": 120,
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure; the ending of the path is the format (png, pdf, svg)."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    figure.savefig(path, dpi=200)
     return path
 
 

@@ -9,11 +9,12 @@ The atoms' own positions are never changed: the shifts found here are added to w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from grahame.kernels.neighbors import neighbor_pairs
@@ -150,8 +151,9 @@ def _resolve(
 ) -> Ints:
     i, j, crossing = _bonds(positions, numbers, cell, owner, reach)
     n = len(positions)
-    graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(n, n)).tocsr()
-    count, label = connected_components(graph, directed=False)
+    graph = csr_array(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)))
+    count, labels = connected_components(graph, directed=False)
+    label = labels.astype(np.int64)
     shifts = _make_whole(graph, label, count, i, j, crossing, numbers)
     cut = np.zeros(count, dtype=bool)
     touched = np.isin(label, label[shifts != 0])
@@ -201,9 +203,7 @@ def _electrode_image(
     raise _refusal(*name, "its electrode is cut in halves and either side could be meant")
 
 
-def _make_whole(
-    graph: coo_matrix, label: Ints, count: int, i: Ints, j: Ints, crossing: Ints, numbers: Ints
-) -> Ints:
+def _make_whole(graph: Any, label: Ints, count: int, i: Ints, j: Ints, crossing: Ints, numbers: Ints) -> Ints:
     """Shifts that undo every crossing along a spanning tree of each cut fragment."""
     shifts = np.zeros(len(label), dtype=np.int64)
     step = {(int(a), int(b)): int(k) for a, b, k in zip(i, j, crossing)}

@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from grahame.kernels.cpu_pairs import BLOCK, CHUNK, FAST, Floats, Ints, erfc_table, near_pairs, pair_kernel
+from grahame.kernels.cpu_pairs import BLOCK, CHUNK, FAST, Floats, Short, erfc_table, near_pairs, pair_kernel
 from grahame.kernels.pairs import shift_terms
 from grahame.kernels.threads import chunks, run
 
@@ -16,9 +16,9 @@ def _values(
     x: Floats,
     h: Floats,
     s: Floats,
-    i: Ints,
-    j: Ints,
-    shifts: Ints,
+    i: Short,
+    j: Short,
+    shifts: Short,
     alpha: float,
     limit: float,
     origin: float,
@@ -81,9 +81,9 @@ class PairMatrix:
         x: Floats,
         h: Floats,
         s: Floats,
-        i: Ints,
-        j: Ints,
-        shifts: Ints,
+        i: Short,
+        j: Short,
+        shifts: Short,
         alpha: float,
         cutoff: float,
         shift: bool,

@@ -18,6 +18,7 @@ from grahame.kernels.threads import chunks, run
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Short = NDArray[np.int32]
 
 _SCALE = 80.0  # intervals of the table per unit
 _END = 6.4  # erfc(6.4) = 1e-19
@@ -74,9 +75,9 @@ def near_pairs(
     end: int,
     x: Floats,
     h: Floats,
-    i: Ints,
-    j: Ints,
-    shifts: Ints,
+    i: Short,
+    j: Short,
+    shifts: Short,
     limit: float,
     vectors: Floats,
     distance: Floats,
@@ -108,8 +109,8 @@ def pair_kernel(
     begin: int,
     count: int,
     s: Floats,
-    i: Ints,
-    j: Ints,
+    i: Short,
+    j: Short,
     alpha: float,
     origin: float,
     edge: float,
@@ -154,9 +155,9 @@ def _chunk(
     q: Floats,
     h: Floats,
     s: Floats,
-    i: Ints,
-    j: Ints,
-    shifts: Ints,
+    i: Short,
+    j: Short,
+    shifts: Short,
     alpha: float,
     limit: float,
     origin: float,
@@ -232,9 +233,9 @@ def screened(
     q: Floats,
     h: Floats,
     s: Floats,
-    i: Ints,
-    j: Ints,
-    shifts: Ints,
+    i: Short,
+    j: Short,
+    shifts: Short,
     alpha: float,
     cutoff: float,
     shift: bool,

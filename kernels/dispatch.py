@@ -19,7 +19,7 @@ from torch import Tensor
 
 from grahame.kernels import cpu_mesh, cpu_pairs, cpu_structure_factor, mesh, pairs, structure_factor
 from grahame.kernels.cpu_pair_matrix import PairMatrix
-from grahame.kernels.operators import array, backend, compiled, evaluate, gradient, indices
+from grahame.kernels.operators import array, backend, compiled, evaluate, gradient, indices, pair_indices
 from grahame.kernels.structure_factor import half_space_kvectors
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 Floats = NDArray[np.float64]
-Indices = Tensor | NDArray[np.int64]
+Indices = Tensor | NDArray[np.integer]
 Values = Tensor | Floats
 Kind = TypeVar("Kind", Tensor, Floats)
 Potential = Callable[[Kind], Kind]
@@ -204,7 +204,7 @@ def pair_operator(
     x, h, s = _float_tensors(positions, cell, smearing)
     if compiled(x, h, s):
         product = PairMatrix(
-            array(x), array(h), array(s), indices(pairs_i), indices(pairs_j), indices(shifts),
+            array(x), array(h), array(s), pair_indices(pairs_i), pair_indices(pairs_j), pair_indices(shifts),
             alpha, cutoff, shift,
         )  # fmt: skip
         return _on_arrays(product)
@@ -219,8 +219,9 @@ def exclusion_operator(
     x, h, s = _float_tensors(positions, cell, smearing)
     if compiled(x, h, s):
         bare = PairMatrix(
-            array(x), array(h), array(s), indices(i), indices(j), indices(shifts), 0.0, np.inf, False
-        )
+            array(x), array(h), array(s), pair_indices(i), pair_indices(j), pair_indices(shifts),
+            0.0, np.inf, False,
+        )  # fmt: skip
         return _on_arrays(lambda q: -bare(q))
     a, b, t = _tensors(x.device, i, j, shifts)
     return _on_tensors(lambda q: -pairs.bare_energy(x, q, h, s, a, b, t), x)
@@ -303,10 +304,10 @@ def _compiled_pairs(
     cutoff: float,
     shift: bool,
 ) -> Tensor:
-    i, j, t = indices(pairs_i), indices(pairs_j), indices(shifts)
+    i, j, t = pair_indices(pairs_i), pair_indices(pairs_j), pair_indices(shifts)
 
     def formula(x: Tensor, q: Tensor, h: Tensor, s: Tensor) -> Tensor:
-        a, b, c = torch.from_numpy(i), torch.from_numpy(j), torch.from_numpy(t)
+        a, b, c = (torch.from_numpy(v).long() for v in (i, j, t))
         return pairs.screened_energy(x, q, h, s, a, b, c, alpha, cutoff, shift)
 
     def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:

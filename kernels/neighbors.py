@@ -1,9 +1,11 @@
 """Neighbour pairs: all images within a cut-off, for any cell, and a list that is kept between steps.
 
 A pair is (i, j, S) with integer lattice shifts S: its vector is x[j] + S @ cell - x[i]. Half lists hold each
-pair once, with i <= j, and each image pair of an atom with itself once (one of S and -S); full lists hold
-both directions. The order is canonical (by i, then j, then S), so sums over a list do not depend on how
-many threads found it.
+pair once, in one of its two directions, and each image pair of an atom with itself once (one of S and -S);
+full lists hold both directions. Pairs are sorted by i, and their order depends on the geometry alone, so sums
+over a list do not depend on how many threads found it.
+
+Full lists are found by vesin; half lists, the ones that molecular dynamics waits for, by `cpu_neighbors`.
 """
 
 from dataclasses import dataclass
@@ -13,8 +15,10 @@ import numpy as np
 import vesin
 from numpy.typing import NDArray
 
+from grahame.kernels.cpu_neighbors import half_pairs
+
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+Ints = NDArray[np.int32]
 _SMALLEST_VOLUME = 1e-10
 
 
@@ -23,7 +27,7 @@ class Pairs:
     """Pairs of atoms and images.
 
     Attributes:
-        i: (p,) index of the first atom, ascending.
+        i: (p,) index of the first atom, ascending, in int32 as all three.
         j: (p,) index of the second atom.
         shifts: (p,3) lattice shifts of the second atom.
     """
@@ -47,7 +51,7 @@ def neighbor_pairs(
         half: each pair once (True) or in both directions.
 
     Returns:
-        `Pairs`, in canonical order.
+        `Pairs`, sorted by i.
 
     Raises:
         ValueError: for positions or cells that are not finite, a cut-off that is not positive, and repeating
@@ -61,11 +65,34 @@ def neighbor_pairs(
     if len(bad):
         raise ValueError(f"positions[{bad[0]}] = {x[bad[0]]} Å must be finite: check the structure")
     if len(x) == 0:
-        empty = np.zeros(0, dtype=np.int64)
+        empty = np.zeros(0, dtype=np.int32)
         return Pairs(empty, empty, empty.reshape(0, 3))
-    finder = vesin.NeighborList(cutoff=float(cutoff), full_list=not half, sorted=False)
-    i, j, shifts = finder.compute(points=x, box=h, periodic=list(map(bool, periodic)), quantities="ijS")
-    return Pairs(*_canonical(i, j, shifts, len(x), half))
+    if half:
+        return Pairs(*half_pairs(x, h, periodic, float(cutoff)))
+    finder = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=False)
+    # The arrays are the finder's own memory: sorting copies them.
+    found = finder.compute(points=x, box=h, periodic=list(map(bool, periodic)), quantities="ijS", copy=False)
+    return Pairs(*_sorted(*found, len(x)))
+
+
+def shortest(pairs: Pairs, positions: Floats, cell: Floats) -> tuple[int, float]:
+    """Place in the list and length (Å) of the shortest pair; (-1, inf) for an empty list."""
+    place, length = _shortest(pairs.i, pairs.j, pairs.shifts, positions, cell)
+    return int(place), float(length)
+
+
+@numba.njit(cache=True, nogil=True)
+def _shortest(i: Ints, j: Ints, shifts: Ints, x: Floats, h: Floats) -> tuple[int, float]:
+    best, least = -1, np.inf
+    for k in range(len(i)):
+        a, b, s = i[k], j[k], shifts[k]
+        squared = 0.0
+        for d in range(3):
+            v = x[b, d] - x[a, d] + s[0] * h[0, d] + s[1] * h[1, d] + s[2] * h[2, d]
+            squared += v * v
+        if squared < least:
+            best, least = k, squared
+    return best, np.sqrt(least)
 
 
 def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
@@ -90,33 +117,18 @@ def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
 
 
 @numba.njit(cache=True, nogil=True)
-def _canonical(
-    i: NDArray[np.uint64], j: NDArray[np.uint64], shifts: NDArray[np.int32], n: int, half: bool
+def _sorted(
+    i: NDArray[np.uint64], j: NDArray[np.uint64], shifts: NDArray[np.int32], n: int
 ) -> tuple[Ints, Ints, Ints]:
-    """Pairs sorted by (i, j, S); half pairs are turned so that i < j, or S > 0 when i == j."""
+    """Pairs sorted by (i, j, S): vesin's order depends on its threads."""
     p = len(i)
-    a, b = np.empty(p, np.int32), np.empty(p, np.int32)
-    sign = np.ones(p, np.int8)
-    for k in range(p):
-        a[k], b[k] = i[k], j[k]
-        if half:
-            turn = a[k] > b[k]
-            if a[k] == b[k]:
-                first = shifts[k, 0]
-                if first == 0:
-                    first = shifts[k, 1]
-                if first == 0:
-                    first = shifts[k, 2]
-                turn = first < 0
-            if turn:
-                a[k], b[k] = b[k], a[k]
-                sign[k] = -1
+    a, b = i.astype(np.int32), j.astype(np.int32)
     order = _stable_order(a, _stable_order(b, np.arange(p).astype(np.int32), n), n)
-    out_i, out_j, out = np.empty(p, np.int64), np.empty(p, np.int64), np.empty((p, 3), np.int64)
+    out_i, out_j, out = np.empty(p, np.int32), np.empty(p, np.int32), np.empty((p, 3), np.int32)
     for k in range(p):
         o = order[k]
         place = k
-        x, y, z = shifts[o, 0] * sign[o], shifts[o, 1] * sign[o], shifts[o, 2] * sign[o]
+        x, y, z = shifts[o, 0], shifts[o, 1], shifts[o, 2]
         # Images of one pair are few: sorted by insertion.
         while place > 0 and out_j[place - 1] == b[o] and out_i[place - 1] == a[o]:
             before = out[place - 1]

@@ -60,10 +60,16 @@ def array(t: Tensor) -> Floats:
     return out
 
 
-def indices(t: Tensor | NDArray[np.int64]) -> NDArray[np.int64]:
+def indices(t: Tensor | NDArray[np.integer]) -> NDArray[np.int64]:
     """A contiguous, writable int64 array (one compiled version of the kernels serves all)."""
     a = t.detach().cpu().numpy() if isinstance(t, Tensor) else t
     return np.require(a, dtype=np.int64, requirements=["C", "W"])
+
+
+def pair_indices(t: Tensor | NDArray[np.integer]) -> NDArray[np.int32]:
+    """The same in int32, as neighbour lists are: they are read from memory at every step."""
+    a = t.detach().cpu().numpy() if isinstance(t, Tensor) else t
+    return np.require(a, dtype=np.int32, requirements=["C", "W"])
 
 
 def evaluate(formula: Formula, kernel: Kernel, *inputs: Tensor) -> Tensor:

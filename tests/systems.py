@@ -51,7 +51,13 @@ class Crystal:
 
 
 def _crystal(
-    name: str, basis: object, charges: object, lattice: object, constant: float, length: float, units: int,
+    name: str,
+    basis: object,
+    charges: object,
+    lattice: object,
+    constant: float,
+    length: float,
+    units: int,
     digits: float = 1e-11,
 ) -> Crystal:
     cell = np.asarray(lattice, dtype=float)
@@ -64,27 +70,53 @@ def crystals(scale: float = 1.0) -> list[Crystal]:
     a = 5.6 * scale
     fcc = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     nacl = _crystal(
-        "NaCl", np.concatenate([fcc, fcc + [0.5, 0, 0]]), [1] * 4 + [-1] * 4, np.eye(3) * a,
-        1.7475645946331821, a / 2, 4,
+        "NaCl",
+        np.concatenate([fcc, fcc + [0.5, 0, 0]]),
+        [1] * 4 + [-1] * 4,
+        np.eye(3) * a,
+        1.7475645946331821,
+        a / 2,
+        4,
     )
     primitive = _crystal(
-        "NaCl primitive", [[0, 0, 0], [0.5, 0.5, 0.5]], [1, -1],
-        np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * a, 1.7475645946331821, a / 2, 1,
+        "NaCl primitive",
+        [[0, 0, 0], [0.5, 0.5, 0.5]],
+        [1, -1],
+        np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * a,
+        1.7475645946331821,
+        a / 2,
+        1,
     )
     b = 3.3 * scale
     cscl = _crystal(
-        "CsCl", [[0, 0, 0], [0.5, 0.5, 0.5]], [1, -1], np.eye(3) * b, 1.7626747730709884,
-        b * math.sqrt(3) / 2, 1,
+        "CsCl",
+        [[0, 0, 0], [0.5, 0.5, 0.5]],
+        [1, -1],
+        np.eye(3) * b,
+        1.7626747730709884,
+        b * math.sqrt(3) / 2,
+        1,
     )
     zns = _crystal(
-        "ZnS zincblende", np.concatenate([fcc, fcc + 0.25]), [1] * 4 + [-1] * 4, np.eye(3) * a,
-        1.6380550533888956, a * math.sqrt(3) / 4, 4, 1e-10,
+        "ZnS zincblende",
+        np.concatenate([fcc, fcc + 0.25]),
+        [1] * 4 + [-1] * 4,
+        np.eye(3) * a,
+        1.6380550533888956,
+        a * math.sqrt(3) / 4,
+        4,
+        1e-10,
     )
     w = 3.9 * scale
     c = w * math.sqrt(8 / 3)
     wurtzite = _crystal(
-        "ZnS wurtzite", [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5], [1 / 3, 2 / 3, 0.375], [2 / 3, 1 / 3, 0.875]],
-        [1, 1, -1, -1], [[w, 0, 0], [-w / 2, w * math.sqrt(3) / 2, 0], [0, 0, c]], 1.6413216273, 0.375 * c, 2,
+        "ZnS wurtzite",
+        [[1 / 3, 2 / 3, 0], [2 / 3, 1 / 3, 0.5], [1 / 3, 2 / 3, 0.375], [2 / 3, 1 / 3, 0.875]],
+        [1, 1, -1, -1],
+        [[w, 0, 0], [-w / 2, w * math.sqrt(3) / 2, 0], [0, 0, c]],
+        1.6413216273,
+        0.375 * c,
+        2,
         1e-9,
     )
     return [nacl, primitive, cscl, zns, wurtzite]
@@ -94,12 +126,24 @@ def wigner_crystals(scale: float = 1.0) -> list[Crystal]:
     """One charge per site in its neutralising background; the length is the Wigner-Seitz radius."""
     a = 3.1 * scale
     bcc = _crystal(
-        "Wigner bcc", [[0, 0, 0], [0.5, 0.5, 0.5]], [1, 1], np.eye(3) * a, 0.895929255682,
-        a * (3 / (8 * math.pi)) ** (1 / 3), 2, 1e-11,
+        "Wigner bcc",
+        [[0, 0, 0], [0.5, 0.5, 0.5]],
+        [1, 1],
+        np.eye(3) * a,
+        0.895929255682,
+        a * (3 / (8 * math.pi)) ** (1 / 3),
+        2,
+        1e-11,
     )
     fcc = _crystal(
-        "Wigner fcc", [[0, 0, 0]], [1], np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * a,
-        0.895873615195, a * (3 / (16 * math.pi)) ** (1 / 3), 1, 1e-11,
+        "Wigner fcc",
+        [[0, 0, 0]],
+        [1],
+        np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * a,
+        0.895873615195,
+        a * (3 / (16 * math.pi)) ** (1 / 3),
+        1,
+        1e-11,
     )
     return [bcc, fcc]
 
@@ -109,14 +153,24 @@ def planar_crystals(scale: float = 1.0) -> list[Crystal]:
     a = 2.8 * scale
     height = np.diag([0.0, 0.0, 12.0 * scale])
     square = _crystal(
-        "2D square", [[0, 0, 0.3], [0.5, 0.5, 0.3]], [1, -1],
-        np.array([[a, a, 0], [a, -a, 0], [0, 0, 0]]) + height, 1.6155426267128247, a, 1,
+        "2D square",
+        [[0, 0, 0.3], [0.5, 0.5, 0.3]],
+        [1, -1],
+        np.array([[a, a, 0], [a, -a, 0], [0, 0, 0]]) + height,
+        1.6155426267128247,
+        a,
+        1,
     )
     # Bonsall and Maradudin, Phys. Rev. B 15, 1959 (1977): -c sqrt(n)/2 per charge with c = 3.921034, 3.900265
     hexagonal = _crystal(
-        "2D electrons, hexagonal", [[0, 0, 0.3]], [1],
-        np.array([[a, 0, 0], [a / 2, a * math.sqrt(3) / 2, 0], [0, 0, 0]]) + height, 3.921034 / 2,
-        a * math.sqrt(math.sqrt(3) / 2), 1, 1e-6,
+        "2D electrons, hexagonal",
+        [[0, 0, 0.3]],
+        [1],
+        np.array([[a, 0, 0], [a / 2, a * math.sqrt(3) / 2, 0], [0, 0, 0]]) + height,
+        3.921034 / 2,
+        a * math.sqrt(math.sqrt(3) / 2),
+        1,
+        1e-6,
     )
     plain = _crystal(
         "2D electrons, square", [[0, 0, 0.3]], [1], np.diag([a, a, 0]) + height, 3.900265 / 2, a, 1, 1e-6
@@ -160,7 +214,9 @@ CELLS_3D: dict[str, list[list[float]]] = {
 }
 
 
-def ions_3d(cell: str = "orthorhombic", n: int = 20, total: float = 0.0, widths: str = "mixed", seed: int = 1) -> System:
+def ions_3d(
+    cell: str = "orthorhombic", n: int = 20, total: float = 0.0, widths: str = "mixed", seed: int = 1
+) -> System:
     """Disordered charges in a 3D cell; widths "points", "mixed" (half are points) or "gaussian"."""
     h = np.array(CELLS_3D[cell])
     x = spread_points(n, h, (0.0, 1.0), 1.7, seed)
@@ -174,12 +230,26 @@ def ions_3d(cell: str = "orthorhombic", n: int = 20, total: float = 0.0, widths:
 
 
 SLAB_GEOMETRIES = (
-    "orthorhombic", "hexagonal", "oblique", "tilted-c", "rotated", "left-handed", "reversed-c", "unwrapped",
+    "orthorhombic",
+    "hexagonal",
+    "oblique",
+    "tilted-c",
+    "rotated",
+    "left-handed",
+    "reversed-c",
+    "unwrapped",
 )
 
 
-def slab(geometry: str = "orthorhombic", n: int = 16, total: float = 0.0, widths: str = "mixed", seed: int = 2,
-         height: float = 24.0, thickness: float = 8.0) -> System:
+def slab(
+    geometry: str = "orthorhombic",
+    n: int = 16,
+    total: float = 0.0,
+    widths: str = "mixed",
+    seed: int = 2,
+    height: float = 24.0,
+    thickness: float = 8.0,
+) -> System:
     """Disordered charges in the middle of a slab cell of the named geometry."""
     planes = {
         "hexagonal": [[8.4, 0, 0], [-4.2, 8.4 * math.sqrt(3) / 2, 0]],
@@ -227,7 +297,9 @@ def rotation(seed: int) -> Array:
 
 def supercell(atoms: System, repeats: tuple[int, int, int]) -> System:
     """The system repeated along its cell vectors."""
-    steps = np.array([[i, j, k] for i in range(repeats[0]) for j in range(repeats[1]) for k in range(repeats[2])])
+    steps = np.array(
+        [[i, j, k] for i in range(repeats[0]) for j in range(repeats[1]) for k in range(repeats[2])]
+    )
     x = np.concatenate([atoms.positions + s @ atoms.cell for s in steps])
     m = len(steps)
     return System(
@@ -258,9 +330,19 @@ class ElectrodeCell:
 
 
 def plates(
-    gap: float = 9.0, layers: int = 1, repeat: int = 2, spacing: float = 2.9, ions: int = 4, height: float = 24.0,
-    ion_charge: float = 0.0, geometry: str = "orthorhombic", width: float = 0.5, ion_width: float = 0.0,
-    groups: int = 2, ruffle: float = 0.05, seed: int = 3,
+    gap: float = 9.0,
+    layers: int = 1,
+    repeat: int = 2,
+    spacing: float = 2.9,
+    ions: int = 4,
+    height: float = 24.0,
+    ion_charge: float = 0.0,
+    geometry: str = "orthorhombic",
+    width: float = 0.5,
+    ion_width: float = 0.0,
+    groups: int = 2,
+    ruffle: float = 0.05,
+    seed: int = 3,
 ) -> ElectrodeCell:
     """Square-lattice plates with ions between them; atoms shuffled so that order and group never coincide.
 
@@ -276,9 +358,13 @@ def plates(
         levels.append([0.5 * height])
     blocks: list[Array] = []
     for group_levels in levels:
-        block = [np.column_stack([grid + 0.5 * spacing * (k % 2), np.full(len(grid), z)])
-                 for k, z in enumerate(group_levels)]
-        blocks.append(np.concatenate(block) + rng.uniform(-ruffle, ruffle, (len(grid) * len(group_levels), 3)))
+        block = [
+            np.column_stack([grid + 0.5 * spacing * (k % 2), np.full(len(grid), z)])
+            for k, z in enumerate(group_levels)
+        ]
+        blocks.append(
+            np.concatenate(block) + rng.uniform(-ruffle, ruffle, (len(grid) * len(group_levels), 3))
+        )
     if groups == 4:
         blocks = [half for block in blocks for half in np.array_split(block, 2)]
     solved = np.concatenate(blocks)

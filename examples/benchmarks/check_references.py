@@ -120,7 +120,9 @@ def main() -> int:
     parser.add_argument("--only", choices=("electrostatics", "cpm", "openmm"), help="one part of the table")
     only = parser.parse_args().only
     if SHARED is None:
-        print("the outside reference numbers are absent: set GRAHAME_SHARED to the folder that holds `reference`")
+        print(
+            "the outside reference numbers are absent: set GRAHAME_SHARED to the folder that holds `reference`"
+        )
         return 2
     parts = {"electrostatics": electrostatics, "cpm": cpm, "openmm": openmm}
     print("| case | method | " + " | ".join(COLUMNS) + " | s | |")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,78 +34,9 @@ from grahame.hybrid.engines.integrators import (
 from grahame.hybrid.engines.progress import Bar, StopFlag
 from grahame.hybrid.engines.provenance import provenance
 from grahame.hybrid.engines.setup import load_structure, prepare
+from grahame.hybrid.engines.summary import Paths, RunSummary, log_columns, summarise
 
 STAGES = ("minimise", "equilibrate", "produce")
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Files of a run."""
-
-    trajectory: Path
-    log: Path
-    checkpoint: Path
-    provenance: Path
-
-    @classmethod
-    def of(cls, config: RunConfig) -> Paths:
-        """`folder/name` with the four endings."""
-        stem = Path(config.output.folder) / config.output.name
-        return cls(
-            *(
-                stem.with_name(stem.name + e)
-                for e in (".extxyz", ".csv", ".checkpoint.npz", ".provenance.json")
-            )
-        )
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run did.
-
-    Attributes:
-        completed: False when it was stopped by a signal; `restart` continues it.
-        atoms: number of atoms; steps: done altogether; time_ps: simulated, minimisation not counted.
-        wall_s: wall-clock seconds, restarts included; ns_per_day: of the dynamics of this call.
-        temperature_K: mean over production (None without one).
-        electrode_charges: mean over production, e; electrode_potentials: mean over production, V.
-        drift: slope of the conserved energy over production, meV/atom/ps, where one is conserved.
-        trajectory, log, checkpoint, provenance: the files.
-    """
-
-    completed: bool
-    atoms: int
-    steps: int
-    time_ps: float
-    wall_s: float
-    ns_per_day: float
-    temperature_K: float | None
-    electrode_charges: list[float]
-    electrode_potentials: list[float]
-    drift: float | None
-    trajectory: Path
-    log: Path
-    checkpoint: Path
-    provenance: Path
-
-
-def log_columns(electrodes: int) -> list[str]:
-    """Columns of the log, units in the names."""
-    per = [f"electrode_{g}_{kind}" for kind in ("charge_e", "potential_V") for g in range(electrodes)]
-    return [
-        "step",
-        "stage",
-        "time_ps",
-        "temperature_K",
-        "kinetic_eV",
-        "omega_eV",
-        "internal_eV",
-        "work_eV",
-        "conserved_eV",
-        *per,
-        "fmax_eV_per_A",
-        "solver_iterations",
-    ]
 
 
 class _Run:
@@ -220,7 +149,7 @@ class _Run:
         if p.finished and self.config.output.ase_trajectory:
             self._write_ase_trajectory()
         speed = 1e-6 * (p.time_fs - started_fs) / dynamics_s * 86400.0 if dynamics_s > 0 else 0.0
-        return self._summary(speed)
+        return summarise(self.config, p, self.paths, len(self.simulation.atoms), speed)
 
     def _loop(
         self,
@@ -415,38 +344,6 @@ class _Run:
     def _write_ase_trajectory(self) -> None:
         path = self.paths.trajectory.with_suffix(".traj")
         write(path, list(iread(self.paths.trajectory, format="extxyz")), format="traj")
-
-    def _summary(self, speed: float) -> RunSummary:
-        p, paths, groups = self.progress, self.paths, len(self.config.electrodes)
-        with open(paths.log, newline="") as file:
-            rows = [r for r in csv.DictReader(file) if r["stage"] == "produce"]
-
-        def column(name: str) -> NDArray[np.float64]:
-            return np.array([float(r[name]) if r[name] else np.nan for r in rows])
-
-        def means(kind: str) -> list[float]:
-            return [float(column(f"electrode_{g}_{kind}").mean()) for g in range(groups)] if rows else []
-
-        drift = None
-        if len(rows) > 2 and np.isfinite(column("conserved_eV")).all():
-            slope = np.polyfit(column("time_ps"), column("conserved_eV"), 1)[0]
-            drift = float(1000.0 * slope / len(self.simulation.atoms))
-        return RunSummary(
-            completed=p.finished,
-            atoms=len(self.simulation.atoms),
-            steps=p.step,
-            time_ps=1e-3 * p.time_fs,
-            wall_s=p.wall_s,
-            ns_per_day=speed,
-            temperature_K=float(column("temperature_K").mean()) if rows else None,
-            electrode_charges=means("charge_e"),
-            electrode_potentials=means("potential_V"),
-            drift=drift,
-            trajectory=paths.trajectory,
-            log=paths.log,
-            checkpoint=paths.checkpoint,
-            provenance=paths.provenance,
-        )
 
 
 def run(config: RunConfig, *, progress: bool = True, restart: bool = False) -> RunSummary:

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from numpy.typing import NDArray
 
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from tests.electrostatics.numerics import COULOMB
 from tests.systems import ElectrodeCell, plates
 
@@ -30,7 +30,9 @@ MODES = [
     Mode("charges in a slab", "slab", (("charge", -0.35), ("charge", 0.35))),
     Mode("mixed in a slab", "slab", (("potential", 0.3), ("charge", 0.25))),
     Mode("one of three floats", "slab", (("potential", -0.4), ("potential", 0.7), ("charge", 0.2))),
-    Mode("four, two float", "slab", (("potential", 0.1), ("charge", -0.1), ("potential", 0.8), ("charge", 0.2))),
+    Mode(
+        "four, two float", "slab", (("potential", 0.1), ("charge", -0.1), ("potential", 0.8), ("charge", 0.2))
+    ),
     Mode("potentials in a field", "slab", (("potential", -0.4), ("potential", 0.7)), field=0.09),
     Mode("charges in a field", "slab", (("charge", -0.35), ("charge", 0.35)), field=0.09),
     Mode("charged slab", "slab", (("potential", -0.4), ("potential", 0.7)), total=0.6),
@@ -61,7 +63,9 @@ def cell_argument(mode: Mode, cell: Array) -> Array | None:
     return None if mode.boundary == "open" else cell
 
 
-def solver(mode: Mode, atoms: ElectrodeCell, method: str, accuracy: float = 1e-12, **options: object) -> ConstantPotential:
+def solver(
+    mode: Mode, atoms: ElectrodeCell, method: str, accuracy: float = 1e-12, **options: object
+) -> ConstantPotential:
     """The package's solver for a mode."""
     operator = {k: options.pop(k) for k in ("order", "background", "vacuum") if k in options}
     if method == "pme":
@@ -110,7 +114,11 @@ class Dense:
 
 
 def dense(
-    mode: Mode, atoms: ElectrodeCell, coulomb: Coulomb, chi: Array | float = 0.0, hardness: Array | float = 0.0
+    mode: Mode,
+    atoms: ElectrodeCell,
+    coulomb: Coulomb,
+    chi: Array | float = 0.0,
+    hardness: Array | float = 0.0,
 ) -> Dense:
     """Solve functional.md section 4 with numpy on the operator's own matrix.
 
@@ -167,7 +175,9 @@ def dense(
         b = b - external * z[solved]
     inner = a @ q[solved] + b
     group_inner = np.array([inner[label == g].mean() for g in range(len(sizes))])
-    multiplier = float((psi - inner)[np.array(kinds)[label] == "potential"].mean()) if "potential" in kinds else 0.0
+    multiplier = (
+        float((psi - inner)[np.array(kinds)[label] == "potential"].mean()) if "potential" in kinds else 0.0
+    )
     potentials = np.array(
         [values[g] if kinds[g] == "potential" else group_inner[g] + multiplier for g in range(len(sizes))]
     )
@@ -180,4 +190,6 @@ def dense(
         internal += v * mode.displacement**2 / (8 * math.pi * COULOMB)
         external = mode.displacement - 4 * math.pi * COULOMB * moment / v
     work = sum(values[g] * q[atoms.groups[g]].sum() for g in range(len(sizes)) if kinds[g] == "potential")
-    return Dense(q, potentials, multiplier, float(internal), float(work), field_energy, inner, float(external))
+    return Dense(
+        q, potentials, multiplier, float(internal), float(work), field_energy, inner, float(external)
+    )

@@ -53,7 +53,5 @@ def force_error(forces: Array, reference: Array, charges: Array, volume: float, 
     """rms force error / max(rms Coulomb force, k (sum q²/N)(N/V)^(2/3)): what `accuracy` bounds."""
     n = len(charges)
     rms = np.sqrt(((forces - reference) ** 2).sum(1).mean())
-    scale = max(
-        np.sqrt((reference**2).sum(1).mean()), k * (charges**2).mean() * (n / volume) ** (2 / 3)
-    )
+    scale = max(np.sqrt((reference**2).sum(1).mean()), k * (charges**2).mean() * (n / volume) ** (2 / 3))
     return float(rms / scale)

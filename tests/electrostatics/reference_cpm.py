@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from numpy.typing import NDArray
 
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from tests.shared_data import SHARED
 
 Array = NDArray[np.float64]
@@ -23,8 +23,18 @@ CASES: list[tuple[str, str, str]] = (
 )
 """(file, boundary in the file's words, key) of every case in the files 02, 03, 04 and 06."""
 
-OPENMM = ["small1", "small2", "small4", "gaussian3", "constrain", "update", "cap_double", "cap_ff", "ref_field",
-          "ref_tf"]
+OPENMM = [
+    "small1",
+    "small2",
+    "small4",
+    "gaussian3",
+    "constrain",
+    "update",
+    "cap_double",
+    "cap_ff",
+    "ref_field",
+    "ref_tf",
+]
 
 
 @cache
@@ -76,12 +86,16 @@ def compare(file: str, bc: str, key: str, **options: object) -> Errors:
         held = [{"potential": 0.0}, {"potential": float(key[1:]) if file == "03" else 1.0}]
     s = width(data[name + "eta"])
     cpm = ConstantPotential(
-        [Electrode(bottom, **held[0]), Electrode(top, **held[1])], operator(bc, cell[2, 2], **options),
+        [Electrode(bottom, **held[0]), Electrode(top, **held[1])],
+        operator(bc, cell[2, 2], **options),
         smearing=float(s[bottom[0]]),
     )
     excluded = data[name + "excl"]
     sol = cpm.solve(
-        data[name + "pos"], data[name + "q_fixed"], cell, smearing=s,
+        data[name + "pos"],
+        data[name + "q_fixed"],
+        cell,
+        smearing=s,
         exclusions=excluded if len(excluded) else None,
     )
     expected_q, expected_f = data[f"{case}_q"], data[f"{case}_F"]
@@ -104,8 +118,11 @@ def compare(file: str, bc: str, key: str, **options: object) -> Errors:
         return Errors(**{**errors.__dict__, "potential": potential})
     # The file keeps E fixed when it differentiates; the energy's own gradient differs a little.
     return Errors(
-        charges=errors.charges, energy=errors.energy, potential=potential,
-        forces=_max(sol.forces_at_fixed_field - expected_f), gradient=errors.forces,
+        charges=errors.charges,
+        energy=errors.energy,
+        potential=potential,
+        forces=_max(sol.forces_at_fixed_field - expected_f),
+        gradient=errors.forces,
     )
 
 
@@ -146,12 +163,19 @@ def compare_openmm(test: str, **options: object) -> Errors:
     chi = -(data["psi"] + x @ field)
     target = float(data["target"])
     cpm = ConstantPotential(
-        [Electrode(i, potential=0.0) for i in index], coulomb, smearing=s[solved],
-        hardness=FILE_COULOMB * data["tf"][solved], electronegativity=chi[solved],
+        [Electrode(i, potential=0.0) for i in index],
+        coulomb,
+        smearing=s[solved],
+        hardness=FILE_COULOMB * data["tf"][solved],
+        electronegativity=chi[solved],
     )
     excluded = data["excl"]
     sol = cpm.solve(
-        x, q, np.diag(data["box"]), smearing=s, exclusions=excluded if len(excluded) else None,
+        x,
+        q,
+        np.diag(data["box"]),
+        smearing=s,
+        exclusions=excluded if len(excluded) else None,
         total_charge=None if np.isnan(target) else target,
     )
     ions = np.flatnonzero(group < 0)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, ThermoPotentiostat, switch
 
 X = np.array([[1.0, 1.0, 3.0], [3.0, 1.5, 4.0], [1.5, 3.0, 9.0], [3.2, 3.4, 8.0]])
@@ -26,7 +27,9 @@ def evaluate(boundary: str = "3d", **changes: object) -> object:
 
 def solve(boundary: str = "slab", electrodes: list[Electrode] | None = None, **changes: object) -> object:
     given: dict[str, object] = {"positions": X, "charges": Q, "cell": CELL} | changes
-    options = {k: given.pop(k) for k in ("hardness", "solver", "thomas_fermi_length", "voronoi_volume") if k in given}
+    options = {
+        k: given.pop(k) for k in ("hardness", "solver", "thomas_fermi_length", "voronoi_volume") if k in given
+    }
     widths = given.pop("widths", 0.5)
     groups = electrodes or [Electrode([0, 1], potential=0.0), Electrode([2, 3], potential=1.0)]
     return ConstantPotential(groups, Coulomb(boundary), smearing=widths, **options).solve(**given)  # type: ignore[arg-type]
@@ -220,7 +223,7 @@ ELECTRODES: dict[str, Case] = {
     ),
     "overlapping electrodes": (
         lambda: solve(electrodes=[Electrode([0, 1], potential=0.0), Electrode([1, 2], potential=1.0)]),
-        "atom 1 must belong to one electrode: it is in electrodes 0 and 1",
+        "atom 1 must belong to one electrode: it is in electrodes 0 and 1; remove it from one of them",
     ),
     "index out of range": (
         lambda: solve(electrodes=[Electrode([0, 1], potential=0.0), Electrode([2, 7], potential=1.0)]),
@@ -291,12 +294,12 @@ ELECTRODES: dict[str, Case] = {
     ),
     "one electrode in finite field": (
         lambda: solve("finite-field", electrodes=[Electrode([0, 1], potential=0.0)]),
-        'electrodes = held by potential must be two, both at a potential or both at a charge, with boundary = '
+        "electrodes = held by potential must be two, both at a potential or both at a charge, with boundary = "
         '"finite-field": the field follows the potential difference of exactly two',
     ),
     "mixed finite field": (
         lambda: solve("finite-field", electrodes=[Electrode([0], potential=0.0), Electrode([2], charge=0.0)]),
-        'electrodes = held by potential, charge must be two, both at a potential or both at a charge, with boundary = '
+        "electrodes = held by potential, charge must be two, both at a potential or both at a charge, with boundary = "
         '"finite-field": the field follows the potential difference of exactly two',
     ),
     "field with finite field": (
@@ -327,8 +330,10 @@ ELECTRODES: dict[str, Case] = {
         "electrode 0 must be held at a potential or a charge: both are given in this call",
     ),
     "NaN in an electrolyte charge": (
-        lambda: solve(electrodes=[Electrode([0], potential=0.0), Electrode([2], potential=1.0)],
-                      charges=changed(Q, 3, np.nan)),
+        lambda: solve(
+            electrodes=[Electrode([0], potential=0.0), Electrode([2], potential=1.0)],
+            charges=changed(Q, 3, np.nan),
+        ),
         "charges[3] = nan e must be finite: check where it comes from",
     ),
     "coincident electrode atoms": (
@@ -337,13 +342,19 @@ ELECTRODES: dict[str, Case] = {
     ),
     "three electrodes for a thermo-potentiostat": (
         lambda: ThermoPotentiostat(
-            ConstantPotential([Electrode([i], potential=0.0) for i in range(3)], Coulomb("slab")), 300.0, 50.0, 1
+            ConstantPotential([Electrode([i], potential=0.0) for i in range(3)], Coulomb("slab")),
+            300.0,
+            50.0,
+            1,
         ),
         "electrodes = 3 must be 2 for a thermo-potentiostat: it moves charge from one to the other",
     ),
     "temperature below zero": (
         lambda: ThermoPotentiostat(
-            ConstantPotential([Electrode([i], potential=0.0) for i in range(2)], Coulomb("slab")), -1.0, 50.0, 1
+            ConstantPotential([Electrode([i], potential=0.0) for i in range(2)], Coulomb("slab")),
+            -1.0,
+            50.0,
+            1,
         ),
         "temperature = -1 K must be greater than zero: it is the electrodes' temperature",
     ),
@@ -387,7 +398,9 @@ def test_atoms_that_move_onto_each_other_between_calls_are_refused() -> None:
 
 def test_wrong_input_leaves_the_solver_usable() -> None:
     cpm = ConstantPotential(
-        [Electrode([0, 1], potential=0.0), Electrode([2, 3], potential=1.0)], Coulomb("slab", "ewald"), smearing=0.5
+        [Electrode([0, 1], potential=0.0), Electrode([2, 3], potential=1.0)],
+        Coulomb("slab", "ewald"),
+        smearing=0.5,
     )
     before = cpm.solve(X, Q, CELL)
     with pytest.raises(ValueError, match="must be finite"):
@@ -401,5 +414,7 @@ def test_the_default_cutoff_carries_any_width() -> None:
     widths = np.array([0.0, 2.5, 0.0, 2.5])
     for boundary in ("3d", "slab"):
         got = Coulomb(boundary, "ewald", 1e-10)(X, Q, CELL, smearing=widths)
-        truth = Coulomb("slab-exact" if boundary == "slab" else "3d", "exact", 1e-13)(X, Q, CELL, smearing=widths)
+        truth = Coulomb("slab-exact" if boundary == "slab" else "3d", "exact", 1e-13)(
+            X, Q, CELL, smearing=widths
+        )
         np.testing.assert_allclose(got.forces, truth.forces, rtol=0, atol=1e-8)

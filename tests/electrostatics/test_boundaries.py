@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from grahame.electrostatics import Coulomb
 
+from grahame.electrostatics import Coulomb
 from tests.electrostatics.numerics import COULOMB, derivative
 from tests.systems import (
     SLAB_GEOMETRIES,
@@ -52,7 +52,9 @@ def test_padded_slab_equals_the_exact_two_dimensional_sum(method: str, geometry:
 
 
 @pytest.mark.parametrize("geometry", ["tilted-c", "rotated", "left-handed", "reversed-c", "unwrapped"])
-@pytest.mark.parametrize(("boundary", "method"), [("slab", "exact"), ("slab", "ewald"), ("slab-exact", "exact")])
+@pytest.mark.parametrize(
+    ("boundary", "method"), [("slab", "exact"), ("slab", "ewald"), ("slab-exact", "exact")]
+)
 def test_writing_the_slab_down_differently_changes_nothing(boundary: str, method: str, geometry: str) -> None:
     plain = slab("orthorhombic", total=0.6)
     other = transformed(plain, geometry, seed=2)
@@ -149,8 +151,15 @@ def test_point_background_differs_by_the_stated_terms_in_a_charged_cell(method: 
 
 @pytest.mark.parametrize(
     ("boundary", "method"),
-    [("3d", "exact"), ("3d", "ewald"), ("3d", "pme"), ("slab", "exact"), ("slab", "ewald"), ("slab", "pme"),
-     ("slab-exact", "exact")],
+    [
+        ("3d", "exact"),
+        ("3d", "ewald"),
+        ("3d", "pme"),
+        ("slab", "exact"),
+        ("slab", "ewald"),
+        ("slab", "pme"),
+        ("slab-exact", "exact"),
+    ],
 )
 @pytest.mark.parametrize("width", [0.0, 0.6])
 def test_one_atom_feels_no_force_and_only_its_images(boundary: str, method: str, width: float) -> None:
@@ -165,7 +174,9 @@ def test_one_atom_feels_no_force_and_only_its_images(boundary: str, method: str,
     double = supercell(atoms, (2, 2, 1) if boundary.startswith("slab") else (2, 2, 2))
     factor = 4 if boundary.startswith("slab") else 8
     other = run(Coulomb(boundary=boundary, method=method, accuracy=accuracy), double)
-    assert other.energy == pytest.approx(factor * out.energy, abs=factor * (1e-9 if method != "pme" else 1e-4))
+    assert other.energy == pytest.approx(
+        factor * out.energy, abs=factor * (1e-9 if method != "pme" else 1e-4)
+    )
 
 
 @pytest.mark.parametrize("method", ["exact", "ewald", "pme"])
@@ -207,10 +218,18 @@ def test_energy_does_not_depend_on_the_splitting(boundary: str, method: str) -> 
 
 
 OPERATORS = [
-    ("3d", "exact", 1e-12), ("3d", "ewald", 1e-12), ("3d", "pme", 1e-5), ("slab", "exact", 1e-12),
-    ("slab", "ewald", 1e-12), ("slab", "pme", 1e-5), ("slab-exact", "exact", 1e-12),
-    ("finite-field", "ewald", 1e-12), ("displacement", "exact", 1e-12), ("displacement", "ewald", 1e-12),
-    ("displacement", "pme", 1e-5), ("open", "exact", 1e-12),
+    ("3d", "exact", 1e-12),
+    ("3d", "ewald", 1e-12),
+    ("3d", "pme", 1e-5),
+    ("slab", "exact", 1e-12),
+    ("slab", "ewald", 1e-12),
+    ("slab", "pme", 1e-5),
+    ("slab-exact", "exact", 1e-12),
+    ("finite-field", "ewald", 1e-12),
+    ("displacement", "exact", 1e-12),
+    ("displacement", "ewald", 1e-12),
+    ("displacement", "pme", 1e-5),
+    ("open", "exact", 1e-12),
 ]
 
 
@@ -265,7 +284,10 @@ def test_potential_at_the_atoms_equals_the_potential_without_their_own_part() ->
     for i in wide[:3]:
         rest = np.delete(np.arange(len(full)), i)
         seen = coulomb.potential_at(
-            atoms.positions[[i]] + 1e-9, atoms.positions[rest], atoms.charges[rest], atoms.cell,
+            atoms.positions[[i]] + 1e-9,
+            atoms.positions[rest],
+            atoms.charges[rest],
+            atoms.cell,
             smearing=atoms.smearing[rest],
         )
         # a wide charge averages the potential over its own cloud; only its point-like part is compared here
@@ -310,9 +332,12 @@ def test_an_exclusion_removes_the_bare_interaction_of_the_nearest_image(
     steps = np.zeros((1, 3))
     if boundary != "open":
         depth = 2 if boundary in ("3d", "finite-field", "displacement") else 0
-        steps = np.array(
-            [[a, b, c] for a in range(-3, 4) for b in range(-3, 4) for c in range(-depth, depth + 1)]
-        ) @ atoms.cell
+        steps = (
+            np.array(
+                [[a, b, c] for a in range(-3, 4) for b in range(-3, 4) for c in range(-depth, depth + 1)]
+            )
+            @ atoms.cell
+        )
     for i, j in pairs:
         images = x[i] - x[j] + steps
         d = images[np.argmin((images**2).sum(1))]
@@ -404,7 +429,9 @@ def test_numpy_in_is_numpy_out_and_torch_in_is_torch_out() -> None:
     assert all(isinstance(v, np.ndarray) for v in (a.potential, a.forces, a.stress, a.self_energy))
     t = [torch.as_tensor(v) for v in (atoms.positions, atoms.charges, atoms.cell)]
     b = coulomb(*t, smearing=torch.as_tensor(atoms.smearing), stress=True)
-    assert all(isinstance(v, torch.Tensor) for v in (b.energy, b.potential, b.forces, b.stress, b.self_energy))
+    assert all(
+        isinstance(v, torch.Tensor) for v in (b.energy, b.potential, b.forces, b.stress, b.self_energy)
+    )
     assert b.energy.ndim == 0
     np.testing.assert_allclose(b.forces.numpy(), a.forces, rtol=0, atol=1e-13)
     single = coulomb(
@@ -418,8 +445,10 @@ def test_numpy_in_is_numpy_out_and_torch_in_is_torch_out() -> None:
 def test_a_batch_equals_its_members() -> None:
     first, second = slab("orthorhombic", seed=2), slab("hexagonal", seed=4)
     coulomb = Coulomb("slab", "ewald", 1e-11)
-    stacked = [np.stack([getattr(a, name) for a in (first, second)]) for name in
-               ("positions", "charges", "cell", "smearing")]
+    stacked = [
+        np.stack([getattr(a, name) for a in (first, second)])
+        for name in ("positions", "charges", "cell", "smearing")
+    ]
     out = coulomb(*stacked[:3], smearing=stacked[3], stress=True)
     for b, atoms in enumerate((first, second)):
         alone = run(Coulomb("slab", "ewald", 1e-11), atoms, stress=True)

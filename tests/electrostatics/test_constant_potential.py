@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from tests.electrostatics.electrodes import (
     BY_NAME,
     MODES,
@@ -87,7 +87,11 @@ def test_hardness_and_electronegativity_enter_as_functional_terms(name: str) -> 
 def test_parameters_may_be_given_once_per_electrode_or_per_atom() -> None:
     atoms = cell_for(SLAB)
     sizes = [len(g) for g in atoms.groups]
-    for name, values in (("hardness", [1.5, 0.4]), ("electronegativity", [0.2, -0.7]), ("smearing", [0.5, 0.61])):
+    for name, values in (
+        ("hardness", [1.5, 0.4]),
+        ("electronegativity", [0.2, -0.7]),
+        ("smearing", [0.5, 0.61]),
+    ):
         by_group = run(SLAB, atoms, solver(SLAB, atoms, "ewald", **{name: values}))
         by_atom = run(SLAB, atoms, solver(SLAB, atoms, "ewald", **{name: np.repeat(values, sizes)}))
         np.testing.assert_allclose(by_atom.charges, by_group.charges, rtol=0, atol=1e-12)
@@ -142,8 +146,10 @@ def test_the_potential_of_a_lone_electrode_is_gauge() -> None:
     coulomb = Coulomb("slab", "ewald", 1e-12)
     found = [
         ConstantPotential([Electrode(atoms.groups[0], potential=psi)], coulomb, smearing=0.5).solve(
-            atoms.positions, np.where(np.isin(np.arange(len(atoms.charges)), atoms.groups[1]), 0.05, atoms.charges),
-            atoms.cell, smearing=atoms.smearing,
+            atoms.positions,
+            np.where(np.isin(np.arange(len(atoms.charges)), atoms.groups[1]), 0.05, atoms.charges),
+            atoms.cell,
+            smearing=atoms.smearing,
         )
         for psi in (0.0, 1.7)
     ]
@@ -188,7 +194,10 @@ def test_charge_equilibration_is_one_group_of_all_atoms_or_one_per_molecule() ->
         for groups in ([np.arange(6)], [np.arange(3), np.arange(3, 6)]):
             held = [0.5] if len(groups) == 1 else [0.2, -0.2]
             cpm = ConstantPotential(
-                [Electrode(g, charge=q) for g, q in zip(groups, held)], coulomb, smearing=0.6, hardness=hardness,
+                [Electrode(g, charge=q) for g, q in zip(groups, held)],
+                coulomb,
+                smearing=0.6,
+                hardness=hardness,
                 electronegativity=chi,
             )
             sol = cpm.solve(x, np.zeros(6), cell, total_charge=sum(held))
@@ -307,7 +316,9 @@ def test_a_tolerance_out_of_reach_is_met_as_far_as_possible_or_refused() -> None
 # ---------------------------------------------------------------- diagnostics
 
 
-@pytest.mark.parametrize("name", ["potentials in a slab", "one of three floats", "four, two float", "displacement"])
+@pytest.mark.parametrize(
+    "name", ["potentials in a slab", "one of three floats", "four, two float", "displacement"]
+)
 def test_capacitance_is_the_derivative_of_the_charges(name: str) -> None:
     mode = BY_NAME[name]
     atoms = cell_for(mode)
@@ -332,7 +343,9 @@ def test_capacitance_is_the_derivative_of_the_charges(name: str) -> None:
 
 def test_capacitance_before_a_solve_is_refused() -> None:
     atoms = cell_for(SLAB)
-    with pytest.raises(RuntimeError, match=r"^capacitance must be asked for after a solve: .*call solve first$"):
+    with pytest.raises(
+        RuntimeError, match=r"^capacitance must be asked for after a solve: .*call solve first$"
+    ):
         _ = solver(SLAB, atoms, "ewald").capacitance
 
 
@@ -361,7 +374,9 @@ def test_the_constrained_matrix_is_positive_and_its_spectrum_reported(name: str)
 
 
 @pytest.mark.parametrize("geometry", ["tilted-c", "rotated", "left-handed", "reversed-c", "unwrapped"])
-@pytest.mark.parametrize("name", ["potentials in a slab", "finite field", "displacement, charges", "potentials in a field"])
+@pytest.mark.parametrize(
+    "name", ["potentials in a slab", "finite field", "displacement, charges", "potentials in a field"]
+)
 def test_writing_the_cell_down_differently_changes_nothing(name: str, geometry: str) -> None:
     mode = BY_NAME[name]
     if mode.boundary != "slab" and geometry == "tilted-c":
@@ -371,23 +386,32 @@ def test_writing_the_cell_down_differently_changes_nothing(name: str, geometry: 
         # a and b swapped: the normal points the other way, and so do a field and a displacement given along it
         sign = -1.0
         other_mode = replace(
-            mode, field=sign * mode.field,
+            mode,
+            field=sign * mode.field,
             displacement=None if mode.displacement is None else sign * mode.displacement,
         )
     else:
         other_mode = mode
-    a, b = run(mode, plain, solver(mode, plain, "ewald")), run(other_mode, other, solver(other_mode, other, "ewald"))
+    a, b = (
+        run(mode, plain, solver(mode, plain, "ewald")),
+        run(other_mode, other, solver(other_mode, other, "ewald")),
+    )
     np.testing.assert_allclose(b.charges, a.charges, rtol=0, atol=1e-9)
     assert b.energy == pytest.approx(a.energy, abs=1e-9)
-    np.testing.assert_allclose(b.potentials - b.potentials[0], a.potentials - a.potentials[0], rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        b.potentials - b.potentials[0], a.potentials - a.potentials[0], rtol=0, atol=1e-8
+    )
 
 
 def test_torch_in_is_torch_out() -> None:
     atoms = cell_for(SLAB)
     a = run(SLAB, atoms, solver(SLAB, atoms, "ewald"), stress=True)
     b = solver(SLAB, atoms, "ewald").solve(
-        torch.as_tensor(atoms.positions), torch.as_tensor(atoms.charges), torch.as_tensor(atoms.cell),
-        smearing=torch.as_tensor(atoms.smearing), stress=True,
+        torch.as_tensor(atoms.positions),
+        torch.as_tensor(atoms.charges),
+        torch.as_tensor(atoms.cell),
+        smearing=torch.as_tensor(atoms.smearing),
+        stress=True,
     )
     for name in ("charges", "electrode_charges", "potentials", "forces", "stress", "field"):
         assert isinstance(getattr(a, name), np.ndarray), name
@@ -408,7 +432,9 @@ def test_a_batch_equals_its_members() -> None:
     volts = np.array([[-0.4, 0.7], [0.3, -0.1]])
     out = solver(SLAB, first, "ewald").solve(x, q, h, potentials=volts, smearing=first.smearing)
     for b in range(2):
-        alone = solver(SLAB, first, "ewald").solve(x[b], q[b], h[b], potentials=volts[b], smearing=first.smearing)
+        alone = solver(SLAB, first, "ewald").solve(
+            x[b], q[b], h[b], potentials=volts[b], smearing=first.smearing
+        )
         np.testing.assert_allclose(out.charges[b], alone.charges, rtol=0, atol=1e-9)
         np.testing.assert_allclose(out.forces[b], alone.forces, rtol=0, atol=1e-8)
         assert out.energy[b] == pytest.approx(alone.energy, abs=1e-9)
@@ -421,9 +447,7 @@ def test_exclusions_are_part_of_the_operator_in_the_solve() -> None:
     pairs = np.array([[ions[0], ions[1]], [ions[2], atoms.groups[0][0]]])
     cpm = solver(SLAB, atoms, "ewald")
     sol = run(SLAB, atoms, cpm, exclusions=pairs)
-    out = cpm.coulomb(
-        atoms.positions, sol.charges, atoms.cell, smearing=atoms.smearing, exclusions=pairs
-    )
+    out = cpm.coulomb(atoms.positions, sol.charges, atoms.cell, smearing=atoms.smearing, exclusions=pairs)
     assert sol.internal_energy == pytest.approx(out.energy, abs=1e-10)
     np.testing.assert_allclose(sol.forces, out.forces, rtol=0, atol=1e-9)
     np.testing.assert_allclose(out.potential[atoms.groups[0]], -0.4 - sol.multiplier, rtol=0, atol=1e-8)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from grahame.electrostatics import Coulomb, switch
 
+from grahame.electrostatics import Coulomb, switch
 from tests.systems import System, ions_3d, slab
 
 LIMIT = 1e-7
@@ -37,11 +37,15 @@ def crossing(atoms: System, axis: int) -> System:
     u[axis] = 0.0
     x[0] = u @ atoms.cell
     keep = [0] + [
-        i for i in range(1, len(x))
+        i
+        for i in range(1, len(x))
         if min(
             np.linalg.norm(x[i] - x[0] + np.array([a, b, c]) @ atoms.cell)
-            for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)
-        ) > 1.5
+            for a in (-1, 0, 1)
+            for b in (-1, 0, 1)
+            for c in (-1, 0, 1)
+        )
+        > 1.5
     ]
     return System(x[keep], atoms.charges[keep], atoms.cell, atoms.smearing[keep])
 
@@ -77,7 +81,9 @@ def test_mesh_forces_do_not_jump_at_mesh_points(boundary: str) -> None:
         assert largest_jump(moved, coulomb, atoms.cell[0] / np.linalg.norm(atoms.cell[0]), 0.0, 1) < LIMIT
 
 
-@pytest.mark.parametrize(("method", "accuracy"), [("ewald", 1e-3), ("ewald", 1e-6), ("pme", 1e-3), ("pme", 1e-6)])
+@pytest.mark.parametrize(
+    ("method", "accuracy"), [("ewald", 1e-3), ("ewald", 1e-6), ("pme", 1e-3), ("pme", 1e-6)]
+)
 @pytest.mark.parametrize("boundary", ["3d", "slab"])
 @pytest.mark.parametrize("widths", [0.0, 0.6])
 def test_forces_do_not_jump_when_a_pair_crosses_the_cutoff(
@@ -114,10 +120,12 @@ def test_forces_do_not_jump_anywhere_on_a_long_path(boundary: str, method: str, 
     direction = np.array([0.62, 0.71, 0.33])
     along = 0.0 if boundary == "3d" else -0.33
     direction = (direction + [0, 0, along]) / np.linalg.norm(direction + [0, 0, along])
-    away = np.array([
-        min(np.linalg.norm((x - atoms.positions[0]) - t * direction) for t in np.linspace(0, 4, 41))
-        for x in atoms.positions
-    ])
+    away = np.array(
+        [
+            min(np.linalg.norm((x - atoms.positions[0]) - t * direction) for t in np.linspace(0, 4, 41))
+            for x in atoms.positions
+        ]
+    )
     keep = np.flatnonzero((away > 1.2) | (np.arange(len(away)) == 0))
     thin = System(atoms.positions[keep], atoms.charges[keep], atoms.cell, atoms.smearing[keep])
     assert largest_jump(thin, coulomb, direction, 4.0, 60) < LIMIT
@@ -133,7 +141,9 @@ def test_the_path_of_an_operator_that_remembers_equals_that_of_fresh_operators()
     for _ in range(6):
         x = x + rng.normal(size=x.shape) * np.array([0.4, 0.4, 0.05])
         a = kept(x, atoms.charges, atoms.cell, smearing=atoms.smearing)
-        fresh = Coulomb("slab", "ewald", 1e-4, cutoff=plan.cutoff, splitting=plan.splitting, vacuum=plan.padding)
+        fresh = Coulomb(
+            "slab", "ewald", 1e-4, cutoff=plan.cutoff, splitting=plan.splitting, vacuum=plan.padding
+        )
         b = fresh(x, atoms.charges, atoms.cell, smearing=atoms.smearing)
         assert a.energy == pytest.approx(b.energy, abs=1e-7)
         np.testing.assert_allclose(a.forces, b.forces, rtol=0, atol=1e-7)
@@ -152,4 +162,6 @@ def test_the_switch_and_its_two_derivatives_are_continuous() -> None:
         assert np.abs(np.array(second)).max() < 30 * h
     r = np.linspace(2.5, 5.5, 31)
     x = np.clip((r - inner) / (outer - inner), 0, 1)
-    np.testing.assert_allclose(switch(r, inner, outer), 1 - 10 * x**3 + 15 * x**4 - 6 * x**5, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(
+        switch(r, inner, outer), 1 - 10 * x**3 + 15 * x**4 - 6 * x**5, rtol=0, atol=1e-14
+    )

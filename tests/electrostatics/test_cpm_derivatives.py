@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from tests.electrostatics.electrodes import (
     BY_NAME,
     MODES,
@@ -27,8 +27,15 @@ from tests.systems import ElectrodeCell
 
 METHODS = [(m.name, "exact" if m.boundary in ("slab-exact", "open") else "ewald") for m in MODES] + [
     (name, "pme")
-    for name in ("potentials in a slab", "charges in a slab", "mixed in a slab", "finite field",
-                 "finite field, charges", "displacement", "potentials in a field")
+    for name in (
+        "potentials in a slab",
+        "charges in a slab",
+        "mixed in a slab",
+        "finite field",
+        "finite field, charges",
+        "displacement",
+        "potentials in a field",
+    )
 ]
 STEP = 5e-3
 
@@ -37,7 +44,9 @@ def make(mode: Mode, atoms: ElectrodeCell, method: str) -> ConstantPotential:
     accuracy = 1e-5 if method == "pme" else 1e-12
     rng = np.random.default_rng(11)
     chi = rng.normal(size=len(atoms.solved)) * 0.2
-    return solver(mode, atoms, method, accuracy, solver="direct", tolerance=1e-12, electronegativity=chi, hardness=0.7)
+    return solver(
+        mode, atoms, method, accuracy, solver="direct", tolerance=1e-12, electronegativity=chi, hardness=0.7
+    )
 
 
 def run(mode: Mode, atoms: ElectrodeCell, cpm: ConstantPotential, **changes: object):  # type: ignore[no-untyped-def]
@@ -70,7 +79,9 @@ def test_forces_are_minus_the_gradient_of_omega_also_for_electrode_atoms(name: s
     np.testing.assert_allclose(sol.forces[chosen], numeric, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize(("name", "method"), [(n, m) for n, m in METHODS if "field" not in n[-12:] or "finite" in n])
+@pytest.mark.parametrize(
+    ("name", "method"), [(n, m) for n, m in METHODS if "field" not in n[-12:] or "finite" in n]
+)
 def test_stress_is_the_strain_derivative_of_omega(name: str, method: str) -> None:
     mode, atoms = set_up(name)
     if mode.boundary == "open":
@@ -91,7 +102,9 @@ def test_strain_along_the_normal_changes_the_finite_field_as_minus_itself() -> N
 
     def field(step: float) -> float:
         f = np.diag([1.0, 1.0, 1.0 + step])
-        return float(run(mode, replace(atoms, positions=atoms.positions @ f, cell=atoms.cell @ f), cpm).field[2])
+        return float(
+            run(mode, replace(atoms, positions=atoms.positions @ f, cell=atoms.cell @ f), cpm).field[2]
+        )
 
     assert derivative(field, 1e-3) == pytest.approx(-field(0.0), rel=1e-9)
 
@@ -143,7 +156,9 @@ def test_maxwell_relation_of_force_and_potential(name: str, method: str) -> None
         return float(psi[1] - psi[0])
 
     response = derivative(lambda d: charge_transfer(mode, atoms, cpm, d).forces[chosen], 0.05)
-    np.testing.assert_allclose(response, -gradient(difference, atoms.positions, chosen, STEP), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        response, -gradient(difference, atoms.positions, chosen, STEP), rtol=0, atol=1e-6
+    )
     assert np.abs(response).max() > 1e-3
 
 
@@ -162,7 +177,9 @@ def held_at(mode: Mode, group: int, step: float) -> list[float]:
     return volts
 
 
-@pytest.mark.parametrize("name", ["potentials in a slab", "potentials in a field", "exact slab", "charged slab", "displacement"])
+@pytest.mark.parametrize(
+    "name", ["potentials in a slab", "potentials in a field", "exact slab", "charged slab", "displacement"]
+)
 def test_charge_is_minus_the_derivative_of_omega_with_respect_to_its_potential(name: str) -> None:
     mode, atoms = set_up(name)
     cpm = make(mode, atoms, "exact" if mode.boundary == "slab-exact" else "ewald")
@@ -232,7 +249,10 @@ def test_shockley_ramo_relation_in_finite_field(method: str) -> None:
     np.testing.assert_allclose(response, gradient(bound, atoms.positions, chosen, STEP), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["potentials in a slab", "charges in a slab", "finite field", "displacement", "displacement, charges"])
+@pytest.mark.parametrize(
+    "name",
+    ["potentials in a slab", "charges in a slab", "finite field", "displacement", "displacement, charges"],
+)
 def test_sum_rules_over_all_atoms(name: str) -> None:
     # A rigid shift changes neither charges nor potentials, so responses of the forces sum to zero.
     mode, atoms = set_up(name)
@@ -263,7 +283,9 @@ def test_field_response_of_the_forces_is_the_position_response_of_the_dipole(nam
     def moment(x: np.ndarray) -> float:
         return float(run(mode, replace(atoms, positions=x), cpm).charges @ x @ n)
 
-    np.testing.assert_allclose(born[chosen], gradient(moment, atoms.positions, chosen, STEP), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        born[chosen], gradient(moment, atoms.positions, chosen, STEP), rtol=0, atol=1e-6
+    )
     slope = derivative(lambda e: run(mode, atoms, cpm, field=e * n).energy, 0.05)
     assert -slope == pytest.approx(moment(atoms.positions), abs=1e-8)
     along = np.abs(born @ n)
@@ -279,8 +301,16 @@ def small(mode: Mode) -> ElectrodeCell:
     return cell_for(mode, repeat=1, layers=2, spacing=4.5, gap=7.0, ions=2, ion_width=0.45, height=20.0)
 
 
-DIFFERENTIABLE = ["potentials in a slab", "charges in a slab", "mixed in a slab", "potentials in a field",
-                  "finite field", "finite field, charges", "displacement", "short circuit in 3d"]
+DIFFERENTIABLE = [
+    "potentials in a slab",
+    "charges in a slab",
+    "mixed in a slab",
+    "potentials in a field",
+    "finite field",
+    "finite field, charges",
+    "displacement",
+    "short circuit in 3d",
+]
 
 
 def response_of(
@@ -304,8 +334,12 @@ def response_of(
             q_ions = q_ions - (q_ions.sum() + held.sum()) / len(q_ions)
         q = torch.zeros(len(x), dtype=torch.float64).index_put((ions,), q_ions)
         cpm = ConstantPotential(
-            [Electrode(g, **{kind: value}) for g, (kind, value) in zip(atoms.groups, mode.held)], coulomb,
-            smearing=s, hardness=hardness, electronegativity=chi, solver="direct",
+            [Electrode(g, **{kind: value}) for g, (kind, value) in zip(atoms.groups, mode.held)],
+            coulomb,
+            smearing=s,
+            hardness=hardness,
+            electronegativity=chi,
+            solver="direct",
         )
         volts = [held[g] if kind == "potential" else None for g, (kind, _) in enumerate(mode.held)]
         sums = [held[g] if kind == "charge" else None for g, (kind, _) in enumerate(mode.held)]
@@ -319,8 +353,15 @@ def response_of(
 
     m = len(atoms.solved)
     volts = np.array([value for _, value in mode.held])
-    inputs = (atoms.positions, atoms.charges[ions.numpy()], rng.normal(size=m) * 0.2, rng.uniform(0.5, 1.5, m),
-              rng.uniform(0.45, 0.55, m), volts, np.array(mode.displacement or mode.field or 0.05))
+    inputs = (
+        atoms.positions,
+        atoms.charges[ions.numpy()],
+        rng.normal(size=m) * 0.2,
+        rng.uniform(0.5, 1.5, m),
+        rng.uniform(0.45, 0.55, m),
+        volts,
+        np.array(mode.displacement or mode.field or 0.05),
+    )
     return function, tuple(torch.tensor(v, requires_grad=True) for v in inputs)
 
 
@@ -348,8 +389,9 @@ def test_training_a_loss_on_solved_charges_reaches_the_parameters() -> None:
     function, inputs = response_of("potentials in a slab", "ewald")
 
     def loss(chi: Tensor, hardness: Tensor) -> Tensor:
-        q, energy, forces = function(inputs[0].detach(), inputs[1].detach(), chi, hardness,
-                                     *(v.detach() for v in inputs[4:]))
+        q, energy, forces = function(
+            inputs[0].detach(), inputs[1].detach(), chi, hardness, *(v.detach() for v in inputs[4:])
+        )
         return (q**2).sum() + 0.1 * energy + (forces**2).sum()
 
     assert gradcheck(loss, (inputs[2], inputs[3]), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)

@@ -3,18 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from grahame.electrostatics import Coulomb
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from grahame.electrostatics import Coulomb
 from tests.electrostatics.numerics import gradient, strain_derivative
 from tests.systems import System, ions_3d, slab
 
 PAIRS = np.array([[0, 1], [2, 3]])
 FIELD = np.array([0.0, 0.0, 0.11])
 OPERATORS = [
-    ("3d", "exact"), ("3d", "ewald"), ("3d", "pme"), ("slab", "exact"), ("slab", "ewald"), ("slab", "pme"),
-    ("slab-exact", "exact"), ("displacement", "exact"), ("displacement", "ewald"), ("displacement", "pme"),
+    ("3d", "exact"),
+    ("3d", "ewald"),
+    ("3d", "pme"),
+    ("slab", "exact"),
+    ("slab", "ewald"),
+    ("slab", "pme"),
+    ("slab-exact", "exact"),
+    ("displacement", "exact"),
+    ("displacement", "ewald"),
+    ("displacement", "pme"),
     ("open", "exact"),
 ]
 
@@ -47,7 +55,9 @@ def test_forces_are_minus_the_gradient(boundary: str, method: str) -> None:
 
     def energy(x: np.ndarray) -> float:
         return float(
-            coulomb(x, atoms.charges, cell, smearing=atoms.smearing, exclusions=PAIRS, forces=False, **extra).energy
+            coulomb(
+                x, atoms.charges, cell, smearing=atoms.smearing, exclusions=PAIRS, forces=False, **extra
+            ).energy
         )
 
     out = coulomb(atoms.positions, atoms.charges, cell, smearing=atoms.smearing, exclusions=PAIRS, **extra)
@@ -65,11 +75,19 @@ def test_stress_is_the_strain_derivative_over_the_volume(boundary: str, method: 
 
     def energy(x: np.ndarray, cell: np.ndarray) -> float:
         return float(
-            coulomb(x, atoms.charges, cell, smearing=atoms.smearing, exclusions=PAIRS, forces=False, **extra).energy
+            coulomb(
+                x, atoms.charges, cell, smearing=atoms.smearing, exclusions=PAIRS, forces=False, **extra
+            ).energy
         )
 
     out = coulomb(
-        atoms.positions, atoms.charges, atoms.cell, smearing=atoms.smearing, exclusions=PAIRS, stress=True, **extra
+        atoms.positions,
+        atoms.charges,
+        atoms.cell,
+        smearing=atoms.smearing,
+        exclusions=PAIRS,
+        stress=True,
+        **extra,
     )
     numeric = strain_derivative(energy, atoms.positions, atoms.cell) / atoms.volume
     np.testing.assert_allclose(out.stress, numeric, rtol=0, atol=1e-8)
@@ -83,10 +101,16 @@ def test_forces_and_stress_in_a_field(boundary: str) -> None:
     coulomb = operator(boundary, "exact")
 
     def energy(x: np.ndarray, cell: np.ndarray = atoms.cell) -> float:
-        return float(coulomb(x, atoms.charges, cell, smearing=atoms.smearing, field=FIELD, forces=False).energy)
+        return float(
+            coulomb(x, atoms.charges, cell, smearing=atoms.smearing, field=FIELD, forces=False).energy
+        )
 
-    out = coulomb(atoms.positions, atoms.charges, atoms.cell, smearing=atoms.smearing, field=FIELD, stress=True)
-    np.testing.assert_allclose(out.forces[:3], -gradient(energy, atoms.positions, [0, 1, 2]), rtol=0, atol=1e-8)
+    out = coulomb(
+        atoms.positions, atoms.charges, atoms.cell, smearing=atoms.smearing, field=FIELD, stress=True
+    )
+    np.testing.assert_allclose(
+        out.forces[:3], -gradient(energy, atoms.positions, [0, 1, 2]), rtol=0, atol=1e-8
+    )
     if boundary == "3d":  # a strain that tilts the surface would turn the normal away from the field
         numeric = strain_derivative(energy, atoms.positions, atoms.cell) / atoms.volume
         np.testing.assert_allclose(out.stress, numeric, rtol=0, atol=1e-8)
@@ -105,7 +129,12 @@ def test_autograd_of_the_energy_gives_forces_potential_and_stress(boundary: str,
         cell = torch.as_tensor(atoms.cell) @ (torch.eye(3, dtype=torch.float64) + symmetric)
         y = x @ (torch.eye(3, dtype=torch.float64) + symmetric)
     out = coulomb(
-        y, q, cell, smearing=torch.as_tensor(atoms.smearing), exclusions=PAIRS, stress=boundary != "open",
+        y,
+        q,
+        cell,
+        smearing=torch.as_tensor(atoms.smearing),
+        exclusions=PAIRS,
+        stress=boundary != "open",
         **options(boundary),
     )
     wanted = [x, q] + ([strain] if boundary != "open" else [])
@@ -116,8 +145,17 @@ def test_autograd_of_the_energy_gives_forces_potential_and_stress(boundary: str,
         torch.testing.assert_close(grads[2] / atoms.volume, out.stress.detach(), rtol=0, atol=1e-10)
 
 
-CHECKED = [("3d", "exact"), ("3d", "ewald"), ("3d", "pme"), ("slab", "exact"), ("slab", "ewald"), ("slab", "pme"),
-           ("slab-exact", "exact"), ("displacement", "pme"), ("open", "exact")]
+CHECKED = [
+    ("3d", "exact"),
+    ("3d", "ewald"),
+    ("3d", "pme"),
+    ("slab", "exact"),
+    ("slab", "ewald"),
+    ("slab", "pme"),
+    ("slab-exact", "exact"),
+    ("displacement", "pme"),
+    ("open", "exact"),
+]
 
 
 def leaves(atoms: System) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -151,7 +189,9 @@ def test_gradcheck_of_energy_and_forces(boundary: str, method: str) -> None:
     function(*inputs)
     if boundary == "open":
         x, q, h, s = inputs
-        assert gradcheck(lambda a, b, c: function(a, b, h, c), (x, q, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
+        assert gradcheck(
+            lambda a, b, c: function(a, b, h, c), (x, q, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True
+        )
     else:
         assert gradcheck(function, inputs, eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 
@@ -171,7 +211,9 @@ def test_gradgradcheck_of_the_energy(boundary: str, method: str) -> None:
 
     function(x, q, h, s)
     if boundary == "open":
-        assert gradgradcheck(lambda a, b, c: function(a, b, h, c), (x, q, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
+        assert gradgradcheck(
+            lambda a, b, c: function(a, b, h, c), (x, q, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True
+        )
     else:
         assert gradgradcheck(function, (x, q, h, s), eps=1e-5, atol=1e-6, rtol=1e-5, fast_mode=True)
 

@@ -2,14 +2,20 @@
 
 import numpy as np
 import pytest
-from grahame.electrostatics import Coulomb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grahame.electrostatics import Coulomb
 from tests.systems import CELLS_3D, SLAB_GEOMETRIES, System, ions_3d, rotation, slab, supercell
 
-CASES = [("3d", "exact"), ("3d", "ewald"), ("slab", "exact"), ("slab", "ewald"), ("slab-exact", "exact"),
-         ("open", "exact")]
+CASES = [
+    ("3d", "exact"),
+    ("3d", "ewald"),
+    ("slab", "exact"),
+    ("slab", "ewald"),
+    ("slab-exact", "exact"),
+    ("open", "exact"),
+]
 few = settings(max_examples=6, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from grahame.electrostatics import Coulomb
 
+from grahame.electrostatics import Coulomb
 from tests.electrostatics.numerics import COULOMB
 from tests.systems import Crystal, crystals, planar_crystals, supercell, wigner_crystals
 
@@ -28,10 +28,9 @@ def test_lattice_energy_is_the_madelung_constant(name: str, scale: float, method
         np.testing.assert_allclose(out.forces, 0.0, atol=1e-10 / scale**2)
 
 
-@pytest.mark.parametrize("accuracy", [1e-4, 1e-7])
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("accuracy", "scale"), [(1e-4, 0.6), (1e-7, 2.5)])
 @pytest.mark.parametrize("name", BULK)
-def test_lattice_energy_by_the_mesh(name: str, scale: float, accuracy: float) -> None:
+def test_lattice_energy_by_the_mesh(name: str, accuracy: float, scale: float) -> None:
     crystal = find(name, scale)
     atoms = crystal.atoms
     out = Coulomb(boundary="3d", method="pme", accuracy=accuracy)(atoms.positions, atoms.charges, atoms.cell)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from tests.electrostatics.reference_cpm import FILE_COULOMB, OPENMM, arrays, compare, compare_openmm, width
 from tests.shared_data import needs_shared
 
@@ -11,9 +11,15 @@ pytestmark = needs_shared
 
 # A few cells, most of them by `ewald`; examples/benchmarks/check_references.py runs every one by `exact`.
 QUICK = [
-    ("02", "ew3dc", "g15", "exact"), ("02", "3d", "g25", "exact"), ("06", "3d", "net+1", "exact"),
-    ("02", "ew3dc", "g20", "ewald"), ("03", "ew3dc", "V1", "ewald"), ("03", "3d", "V2", "ewald"),
-    ("04", "ew3dc", "Q+0.5", "ewald"), ("04", "3d", "Q-0.5", "ewald"), ("06", "ew3dc", "net+1", "ewald"),
+    ("02", "ew3dc", "g15", "exact"),
+    ("02", "3d", "g25", "exact"),
+    ("06", "3d", "net+1", "exact"),
+    ("02", "ew3dc", "g20", "ewald"),
+    ("03", "ew3dc", "V1", "ewald"),
+    ("03", "3d", "V2", "ewald"),
+    ("04", "ew3dc", "Q+0.5", "ewald"),
+    ("04", "3d", "Q-0.5", "ewald"),
+    ("06", "ew3dc", "net+1", "ewald"),
 ]
 
 
@@ -47,7 +53,10 @@ def test_openmm_published_small_charges(test: str) -> None:
     cpm = ConstantPotential([Electrode(index, potential=0.0)], coulomb, smearing=s[index])
     target = float(data[f"{test}_target"])
     sol = cpm.solve(
-        data[f"{test}_pos"], data[f"{test}_q_fixed"], np.diag(data[f"{test}_box"]), smearing=s,
+        data[f"{test}_pos"],
+        data[f"{test}_q_fixed"],
+        np.diag(data[f"{test}_box"]),
+        smearing=s,
         total_charge=None if np.isnan(target) else target,
     )
     np.testing.assert_allclose(sol.charges, data[f"{test}_expected_q"], rtol=0, atol=1e-9)
@@ -88,11 +97,14 @@ def test_thomas_fermi_length_and_volume_are_a_hardness() -> None:
     volumes = np.array([11.0, 7.0])
     electrode = [Electrode(index, potential=0.0)]
     by_length = ConstantPotential(
-        electrode, coulomb, smearing=s[index], thomas_fermi_length=np.sqrt(tf * volumes / (4 * np.pi)),
+        electrode,
+        coulomb,
+        smearing=s[index],
+        thomas_fermi_length=np.sqrt(tf * volumes / (4 * np.pi)),
         voronoi_volume=volumes,
     ).solve(*args, smearing=s, total_charge=5.0)
-    by_hardness = ConstantPotential(
-        electrode, coulomb, smearing=s[index], hardness=FILE_COULOMB * tf
-    ).solve(*args, smearing=s, total_charge=5.0)
+    by_hardness = ConstantPotential(electrode, coulomb, smearing=s[index], hardness=FILE_COULOMB * tf).solve(
+        *args, smearing=s, total_charge=5.0
+    )
     np.testing.assert_allclose(by_length.charges, by_hardness.charges, rtol=0, atol=1e-12)
     assert by_length.energy == pytest.approx(by_hardness.energy, rel=1e-12)

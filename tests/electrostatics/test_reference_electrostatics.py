@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from numpy.typing import NDArray
 
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from tests.electrostatics.numerics import COULOMB, force_error
 from tests.shared_data import SHARED, needs_shared
 
@@ -47,7 +47,9 @@ EXACT_CASES = [(name, method) for name in BULK + PADDED for method in ("exact", 
 
 
 @pytest.mark.parametrize(("name", "method"), EXACT_CASES)
-def test_energy_potential_forces_and_strain_derivative_equal_the_converged_sums(name: str, method: str) -> None:
+def test_energy_potential_forces_and_strain_derivative_equal_the_converged_sums(
+    name: str, method: str
+) -> None:
     case = reference(name)
     out = operator(name, method, 1e-13)(
         case["positions"], case["charges"], case["cell"], smearing=case["sigmas"], stress=True
@@ -82,7 +84,9 @@ def test_the_mesh_is_within_the_requested_accuracy(name: str, accuracy: float) -
 @pytest.mark.parametrize("accuracy", [1e-4, 1e-7, 1e-10])
 @pytest.mark.parametrize("name", PLANAR)
 @pytest.mark.parametrize("method", ["exact", "ewald"])
-def test_automatic_vacuum_reaches_the_exact_two_dimensional_sum(name: str, method: str, accuracy: float) -> None:
+def test_automatic_vacuum_reaches_the_exact_two_dimensional_sum(
+    name: str, method: str, accuracy: float
+) -> None:
     case = reference(name)
     coulomb = Coulomb(boundary="slab", method=method, accuracy=accuracy, vacuum="auto")
     out = coulomb(case["positions"], case["charges"], case["cell"], smearing=case["sigmas"])
@@ -105,12 +109,16 @@ def test_solved_electrodes_equal_the_dense_reference_solution(method: str) -> No
     )
     np.testing.assert_allclose(matrix, case["A"], rtol=0, atol=1e-10)
     toward = coulomb.matrix(
-        case["positions"], case["cell"], smearing=case["sigmas"], rows=np.arange(n),
+        case["positions"],
+        case["cell"],
+        smearing=case["sigmas"],
+        rows=np.arange(n),
         columns=np.arange(n, len(charges)),
     )
     np.testing.assert_allclose(toward @ case["ion_charges"], case["b"], rtol=0, atol=1e-10)
     cpm = ConstantPotential(
-        [Electrode(low, potential=float(psi.min())), Electrode(high, potential=float(psi.max()))], coulomb,
+        [Electrode(low, potential=float(psi.min())), Electrode(high, potential=float(psi.max()))],
+        coulomb,
         smearing=float(case["sigmas"][0]),
     )
     sol = cpm.solve(case["positions"], charges, case["cell"], smearing=case["sigmas"])

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ase.units import kB
-from grahame.electrostatics import ConstantPotential, ThermoPotentiostat, fluctuation_capacitance
 
+from grahame.electrostatics import ConstantPotential, ThermoPotentiostat, fluctuation_capacitance
 from tests.electrostatics.electrodes import BY_NAME, Mode, arguments, cell_for, solver
 from tests.electrostatics.numerics import derivative
 from tests.systems import ElectrodeCell
@@ -33,11 +33,16 @@ class Recorded:
         self.start = cpm.solve(*given, smearing=atoms.smearing)
         self.capacitance = cpm.capacitance
 
-    def solve(self, *_: object, electrode_charges: list[float] | None = None, **__: object) -> SimpleNamespace:
+    def solve(
+        self, *_: object, electrode_charges: list[float] | None = None, **__: object
+    ) -> SimpleNamespace:
         if electrode_charges is None:
-            return SimpleNamespace(electrode_charges=self.start.electrode_charges, potentials=self.start.potentials)
+            return SimpleNamespace(
+                electrode_charges=self.start.electrode_charges, potentials=self.start.potentials
+            )
         return SimpleNamespace(
-            electrode_charges=np.array(electrode_charges), potentials=self.zero + self.slope * electrode_charges[1]
+            electrode_charges=np.array(electrode_charges),
+            potentials=self.zero + self.slope * electrode_charges[1],
         )
 
 
@@ -99,11 +104,22 @@ def ensemble(atoms: ElectrodeCell, count: int) -> np.ndarray:
 
 
 def charges_and_energies(
-    mode: Mode, atoms: ElectrodeCell, cpm, frames: np.ndarray, volts: list[float]  # type: ignore[no-untyped-def]
+    mode: Mode,
+    atoms: ElectrodeCell,
+    cpm,
+    frames: np.ndarray,
+    volts: list[float],  # type: ignore[no-untyped-def]
 ) -> tuple[np.ndarray, np.ndarray]:
     out = [
-        cpm.solve(x, atoms.charges, atoms.cell, smearing=atoms.smearing, potentials=volts, forces=False,
-                  **arguments(mode, atoms.cell))
+        cpm.solve(
+            x,
+            atoms.charges,
+            atoms.cell,
+            smearing=atoms.smearing,
+            potentials=volts,
+            forces=False,
+            **arguments(mode, atoms.cell),
+        )
         for x in frames
     ]
     return np.array([s.electrode_charges for s in out]), np.array([s.energy for s in out])
@@ -146,7 +162,9 @@ def test_capacitance_from_fluctuations_is_the_derivative_of_the_mean_charge(name
 
 
 def test_fluctuation_capacitance_of_three_electrodes_is_a_matrix() -> None:
-    mode = replace(BY_NAME["one of three floats"], held=(("potential", -0.4), ("potential", 0.7), ("potential", 0.1)))
+    mode = replace(
+        BY_NAME["one of three floats"], held=(("potential", -0.4), ("potential", 0.7), ("potential", 0.1))
+    )
     atoms = cell_for(mode, ions=3)
     cpm = solver(mode, atoms, "ewald")
     samples, _ = charges_and_energies(mode, atoms, cpm, ensemble(atoms, 5), [-0.4, 0.7, 0.1])
@@ -166,5 +184,7 @@ def test_fluctuation_capacitance_refuses_what_it_cannot_use() -> None:
         fluctuation_capacitance(np.array([0.1, 0.2]), -3.0, cpm)
     with pytest.raises(ValueError, match=r"^charges = array of shape \(1,\) must be "):
         fluctuation_capacitance(np.array([0.1]), TEMPERATURE, cpm)
-    with pytest.raises(ValueError, match=r"^charges = array of shape \(4, 3\) must have one column per electrode, 2: "):
+    with pytest.raises(
+        ValueError, match=r"^charges = array of shape \(4, 3\) must have one column per electrode, 2: "
+    ):
         fluctuation_capacitance(np.zeros((4, 3)), TEMPERATURE, cpm)

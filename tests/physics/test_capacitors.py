@@ -5,16 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from numpy.typing import NDArray
 
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from tests.shared_data import SHARED, needs_shared
 
 COULOMB = 14.399645351950545
 Array = NDArray[np.float64]
 
 
-def capacitor(gap: float, layers: int = 2, spacing: float = 2.9, repeat: int = 2) -> tuple[Array, list[Array], float]:
+def capacitor(
+    gap: float, layers: int = 2, spacing: float = 2.9, repeat: int = 2
+) -> tuple[Array, list[Array], float]:
     """Two plates of a square lattice facing each other; positions, groups and area."""
     grid = np.array([[i, j] for i in range(repeat) for j in range(repeat)], dtype=float) * spacing
     blocks = []
@@ -35,7 +37,8 @@ def test_inverse_capacitance_grows_with_the_gap_as_four_pi_k_over_the_area(bound
         method = "exact" if boundary == "slab-exact" else "ewald"
         cpm = ConstantPotential(
             [Electrode(groups[0], potential=0.0), Electrode(groups[1], potential=1.0)],
-            Coulomb(boundary, method, 1e-12), smearing=0.5,
+            Coulomb(boundary, method, 1e-12),
+            smearing=0.5,
         )
         sol = cpm.solve(x, np.zeros(len(x)), cell)
         charge = float(sol.electrode_charges[1])
@@ -53,7 +56,8 @@ def test_energy_of_a_capacitor_is_half_c_v_squared() -> None:
     x, groups, area = capacitor(9.0)
     cell = np.diag([math.sqrt(area), math.sqrt(area), 36.0])
     cpm = ConstantPotential(
-        [Electrode(groups[0], potential=0.0), Electrode(groups[1], potential=1.6)], Coulomb("slab", "ewald", 1e-12),
+        [Electrode(groups[0], potential=0.0), Electrode(groups[1], potential=1.6)],
+        Coulomb("slab", "ewald", 1e-12),
         smearing=0.5,
     )
     sol = cpm.solve(x, np.zeros(len(x)), cell)
@@ -67,7 +71,8 @@ def test_plates_attract_with_the_pressure_of_their_field() -> None:
     x, groups, area = capacitor(12.0)
     cell = np.diag([math.sqrt(area), math.sqrt(area), 40.0])
     cpm = ConstantPotential(
-        [Electrode(groups[0], potential=0.0), Electrode(groups[1], potential=2.0)], Coulomb("slab", "ewald", 1e-12),
+        [Electrode(groups[0], potential=0.0), Electrode(groups[1], potential=2.0)],
+        Coulomb("slab", "ewald", 1e-12),
         smearing=0.5,
     )
     sol = cpm.solve(x, np.zeros(len(x)), cell)
@@ -108,11 +113,17 @@ def test_four_atom_capacitor_has_its_published_charge(
     if boundary == "slab-exact" and method != "exact":
         pytest.skip("the exact slab has one method")
     assert SHARED is not None
-    cell, kinds, charges, x = lammps_atoms(SHARED / "data" / "lammps_electrode_au_aq" / "madelung" / "data.au-elyt")
+    cell, kinds, charges, x = lammps_atoms(
+        SHARED / "data" / "lammps_electrode_au_aq" / "madelung" / "data.au-elyt"
+    )
     charges[kinds != 3] = 0.0
     cpm = ConstantPotential(
-        [Electrode(np.flatnonzero(kinds == 1), potential=0.0), Electrode(np.flatnonzero(kinds == 2), potential=1.0)],
-        Coulomb(boundary, method, 1e-12), smearing=1 / (math.sqrt(2) * 2.0),
+        [
+            Electrode(np.flatnonzero(kinds == 1), potential=0.0),
+            Electrode(np.flatnonzero(kinds == 2), potential=1.0),
+        ],
+        Coulomb(boundary, method, 1e-12),
+        smearing=1 / (math.sqrt(2) * 2.0),
     )
     sol = cpm.solve(x, charges, cell)
     np.testing.assert_allclose(sol.electrode_charges, [-published, published], rtol=0, atol=tolerance)
@@ -121,12 +132,18 @@ def test_four_atom_capacitor_has_its_published_charge(
 @needs_shared
 def test_four_atom_capacitor_with_unequal_widths() -> None:
     assert SHARED is not None
-    cell, kinds, charges, x = lammps_atoms(SHARED / "data" / "lammps_electrode_au_aq" / "madelung" / "data.au-elyt")
+    cell, kinds, charges, x = lammps_atoms(
+        SHARED / "data" / "lammps_electrode_au_aq" / "madelung" / "data.au-elyt"
+    )
     charges[kinds != 3] = 0.0
     widths = [1 / (math.sqrt(2) * eta) for eta in (0.5, 3.0)]
     cpm = ConstantPotential(
-        [Electrode(np.flatnonzero(kinds == 1), potential=0.0), Electrode(np.flatnonzero(kinds == 2), potential=1.0)],
-        Coulomb("slab", "ewald", 1e-10), smearing=widths,
+        [
+            Electrode(np.flatnonzero(kinds == 1), potential=0.0),
+            Electrode(np.flatnonzero(kinds == 2), potential=1.0),
+        ],
+        Coulomb("slab", "ewald", 1e-10),
+        smearing=widths,
     )
     sol = cpm.solve(x, charges, cell)
     # computed by LAMMPS with EW3DC in a cell eight times as high, at an accuracy of 1e-8
@@ -141,15 +158,14 @@ def test_planar_gold_at_two_volts(boundary: str, published: float) -> None:
     middle = 0.5 * (x[:, 2].min() + x[:, 2].max())
     bottom, top = np.flatnonzero(x[:, 2] < middle), np.flatnonzero(x[:, 2] >= middle)
     cpm = ConstantPotential(
-        [Electrode(bottom, potential=0.0), Electrode(top, potential=2.0)], Coulomb(boundary, "ewald", 1e-10),
+        [Electrode(bottom, potential=0.0), Electrode(top, potential=2.0)],
+        Coulomb(boundary, "ewald", 1e-10),
         smearing=1 / (math.sqrt(2) * 1.979),
     )
     sol = cpm.solve(x, np.zeros(len(x)), cell)
     assert float(sol.electrode_charges[1]) == pytest.approx(published, abs=2e-7)
     assert cpm.factorizations == 1
-    out = cpm.coulomb(
-        x, sol.charges, cell, smearing=np.full(len(x), 1 / (math.sqrt(2) * 1.979))
-    )
+    out = cpm.coulomb(x, sol.charges, cell, smearing=np.full(len(x), 1 / (math.sqrt(2) * 1.979)))
     inner = out.potential - (x @ sol.field if boundary == "finite-field" else 0.0)
     np.testing.assert_allclose(inner[bottom] + sol.multiplier, 0.0, rtol=0, atol=1e-8)
     np.testing.assert_allclose(inner[top] + sol.multiplier, 2.0, rtol=0, atol=1e-8)
