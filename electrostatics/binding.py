@@ -18,7 +18,7 @@ from grahame.electrostatics import cells, checks, exact, slab
 from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.system import System
 from grahame.kernels import reference
-from grahame.kernels.neighbors import NeighborList, neighbor_pairs, shortest
+from grahame.kernels.neighbors import NeighborList, neighbor_pairs
 
 METHODS = {
     "3d": ("exact", "ewald", "pme"),
@@ -231,16 +231,14 @@ class Binder:
             if self._neighbors is None or self._neighbors.cutoff != p.cutoff:
                 self._neighbors = NeighborList(p.cutoff)
             neighbors = self._neighbors
-        before = neighbors.builds
-        places, frame = x.cpu().numpy(), k_cell.cpu().numpy()
+        places, frame = np.ascontiguousarray(x.cpu().numpy()), np.ascontiguousarray(k_cell.cpu().numpy())
         pairs = neighbors.update(places, frame, cells.PERIODIC_K[self.settings.boundary])
-        if neighbors.builds != before:
-            if probes:
-                self._refuse_coincident(real, k_cell, 0)
-            else:
-                nearest, r = shortest(pairs, places, frame)
-                if r < checks.COINCIDENT:
-                    checks.refuse_coincident(int(pairs.i[nearest]), int(pairs.j[nearest]), r)
+        if probes:
+            self._refuse_coincident(real, k_cell, 0)
+        else:
+            first, second, r = neighbors.closest(places, frame)
+            if r < checks.COINCIDENT:
+                checks.refuse_coincident(first, second, r)
         i, j, shifts = (torch.as_tensor(a, device=x.device) for a in (pairs.i, pairs.j, pairs.shifts))
         return i, j, shifts
 

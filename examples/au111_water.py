@@ -88,10 +88,14 @@ def settings(name, voltage, structure, dynamics):
     )
 
 
-def report(name, summary):
-    """One line about a run."""
+def complete(name, configuration):
+    """Run, continue or find finished; an interrupted run ends the example here and is continued next time."""
+    summary = run(configuration, restart=True)
     charge = f"<Q_top> = {summary.electrode_charges[1]:+.3f} e, " if summary.electrode_charges else ""
     print(f"{name}: {summary.atoms} atoms, {summary.time_ps:.2f} ps, {charge}{summary.trajectory}")
+    if not summary.completed:
+        raise SystemExit(f"{name} was interrupted: start the example again to continue it")
+    return summary
 
 
 # %% [markdown]
@@ -100,7 +104,8 @@ def report(name, summary):
 # The packed liquid is relaxed and heated to 300 K with both electrodes at the same potential (a shorted cell).
 
 # %%
-start = run(
+start = complete(
+    "equilibration",
     settings(
         "equilibration",
         0.0,
@@ -110,9 +115,7 @@ start = run(
             "equilibrate": {"ensemble": "langevin", "time_ps": options.equilibration, **STAGE},
         },
     ),
-    restart=True,
 )
-report("equilibration", start)
 
 # %% [markdown]
 # ## Run at 0 V and at 2 V
@@ -134,8 +137,7 @@ for voltage in voltages:
             "produce": {"ensemble": "nose-hoover", "time_ps": options.production, **STAGE},
         },
     )
-    summaries[voltage] = run(configurations[voltage], restart=True)
-    report(name, summaries[voltage])
+    summaries[voltage] = complete(name, configurations[voltage])
 
 # %% [markdown]
 # ## Charges and capacitance

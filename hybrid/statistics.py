@@ -32,6 +32,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+_BLOCKS = 16  # of a few blocks the spread says little: a slow drift passes for noise
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -52,8 +54,8 @@ class Mean:
         samples: number of values.
         independent: samples divided by the statistical inefficiency (error/naive error)².
         correlation_time: integrated autocorrelation time in the unit of `interval`.
-        converged: False when the series is too short for the blocks to become independent; the error is
-            then a lower bound.
+        converged: False when the series is too short: fewer than 16 blocks are left when they have become
+            independent. The error is then a lower bound.
     """
 
     value: float
@@ -117,11 +119,11 @@ def series_mean(series: ArrayLike, interval: float = 1.0) -> Mean:
         error = 0.0 if naive == 0.0 else math.nan
         return Mean(float(x.mean()), error, deviation, n, float(n), 0.0, naive == 0.0)
     long_enough = lengths.astype(float) ** 3 > 2 * n * (errors / naive) ** 4
-    converged = bool(long_enough.any())
+    chosen = int(np.argmax(long_enough)) if long_enough.any() else len(lengths) - 1
+    converged = bool(long_enough.any()) and n // int(lengths[chosen]) >= _BLOCKS
     # Too short: the largest error of blocks that are still several is the best lower bound.
     several = errors[: max(1, len(errors) - 2)]
-    error = float(errors[int(np.argmax(long_enough))] if converged else several.max())
-    error = max(error, naive)
+    error = max(float(errors[chosen] if converged else several.max()), naive)
     inefficiency = (error / naive) ** 2
     return Mean(
         float(x.mean()), error, deviation, n, n / inefficiency, 0.5 * (inefficiency - 1) * interval, converged

@@ -20,6 +20,7 @@ from grahame.kernels.cpu_neighbors import half_pairs
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
 _SMALLEST_VOLUME = 1e-10
+_TOUCHING = 0.1  # Å; pairs shorter than this are always found by `closest`
 
 
 @dataclass(frozen=True)
@@ -75,24 +76,15 @@ def neighbor_pairs(
     return Pairs(*_sorted(*found, len(x)))
 
 
-def shortest(pairs: Pairs, positions: Floats, cell: Floats) -> tuple[int, float]:
-    """Place in the list and length (Å) of the shortest pair; (-1, inf) for an empty list."""
-    place, length = _shortest(pairs.i, pairs.j, pairs.shifts, positions, cell)
-    return int(place), float(length)
-
-
 @numba.njit(cache=True, nogil=True)
-def _shortest(i: Ints, j: Ints, shifts: Ints, x: Floats, h: Floats) -> tuple[int, float]:
-    best, least = -1, np.inf
+def _squared_lengths(i: Ints, j: Ints, shifts: Ints, x: Floats, h: Floats) -> Floats:
+    out = np.zeros(len(i))
     for k in range(len(i)):
         a, b, s = i[k], j[k], shifts[k]
-        squared = 0.0
         for d in range(3):
             v = x[b, d] - x[a, d] + s[0] * h[0, d] + s[1] * h[1, d] + s[2] * h[2, d]
-            squared += v * v
-        if squared < least:
-            best, least = k, squared
-    return best, np.sqrt(least)
+            out[k] += v * v
+    return out
 
 
 def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
@@ -179,6 +171,7 @@ class NeighborList:
         self.half = half
         self.builds = 0
         self._pairs: Pairs | None = None
+        self._near: Pairs | None = None
         self._positions: Floats = np.zeros((0, 3))
         self._cell: Floats = np.zeros((3, 3))
         self._periodic = (False, False, False)
@@ -205,6 +198,30 @@ class NeighborList:
             self.builds += 1
         assert self._pairs is not None
         return self._pairs
+
+    def closest(self, positions: Floats, cell: Floats) -> tuple[int, int, float]:
+        """Atoms and length (Å) of the shortest pair of the last `update`; (-1, -1, inf) if none is below 0.1 Å.
+
+        Args:
+            positions: (n,3) Å, those of the last `update`.
+            cell: (3,3) rows in Å.
+
+        Returns:
+            i, j, length.
+        """
+        assert self._pairs is not None
+        p = self._pairs
+        if self._near is None:
+            # No others can have come this close while the list was kept.
+            squared = _squared_lengths(p.i, p.j, p.shifts, self._positions, self._cell)
+            near = np.flatnonzero(squared < (self.skin + _TOUCHING) ** 2)
+            self._near = Pairs(p.i[near], p.j[near], p.shifts[near])
+        near_ones = self._near
+        squared = _squared_lengths(near_ones.i, near_ones.j, near_ones.shifts, positions, cell)
+        if len(squared) == 0 or squared.min() > _TOUCHING**2:
+            return -1, -1, np.inf
+        k = int(squared.argmin())
+        return int(near_ones.i[k]), int(near_ones.j[k]), float(np.sqrt(squared[k]))
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """What a restart needs to continue with exactly the same list."""
@@ -242,4 +259,5 @@ class NeighborList:
 
     def _find(self, x: Floats, cell: Floats, periodic: tuple[bool, bool, bool]) -> None:
         self._pairs = neighbor_pairs(x, cell, periodic, self.cutoff + self.skin, self.half)
+        self._near = None
         self._positions, self._cell, self._periodic = x.copy(), cell.copy(), periodic

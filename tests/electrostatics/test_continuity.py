@@ -118,8 +118,8 @@ def test_forces_do_not_jump_anywhere_on_a_long_path(boundary: str, method: str, 
     atoms = ions_3d("orthorhombic", n=12) if boundary == "3d" else slab("orthorhombic", n=12)
     coulomb = Coulomb(boundary, method, accuracy)
     direction = np.array([0.62, 0.71, 0.33])
-    along = 0.0 if boundary == "3d" else -0.33
-    direction = (direction + [0, 0, along]) / np.linalg.norm(direction + [0, 0, along])
+    tilt = np.array([0.0, 0.0, 0.0 if boundary == "3d" else -0.33])
+    direction = (direction + tilt) / np.linalg.norm(direction + tilt)
     away = np.array(
         [
             min(np.linalg.norm((x - atoms.positions[0]) - t * direction) for t in np.linspace(0, 4, 41))

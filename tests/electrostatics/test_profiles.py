@@ -39,10 +39,14 @@ def ions(cell: object, smeared: bool, neutral: bool) -> tuple[Array, Array, Arra
 
 
 def plane_average(coulomb: Coulomb, z: float, cell: object, *args: object, **fields: object) -> float:
-    """Mean of the operator's potential over a plane at height z, by an equidistant grid."""
+    """Mean of the operator's potential over a plane at height z, by an equidistant grid.
+
+    What the grid misses decays as exp(-2 pi points distance/width): few points do 4 Å away from all charges.
+    """
+    points_per_side = 16 if 0.0 < z < 10.0 else 6
     h = np.asarray(cell, dtype=float)
     n, _, _ = surface_normal(cell)
-    f = (np.arange(16) + 0.37) / 16
+    f = (np.arange(points_per_side) + 0.37) / points_per_side
     grid = np.stack(np.meshgrid(f, f), -1).reshape(-1, 2) @ h[:2]
     points = grid + (z - grid @ n)[:, None] * n
     return float(np.mean(coulomb.potential_at(points, *args, h, **fields)))  # type: ignore[arg-type]
@@ -55,9 +59,21 @@ def test_slab_potential_is_the_plane_average_of_the_exact_two_dimensional_sum(
 ) -> None:
     x, q, s = ions(CELLS[name], True, neutral)
     profile = planar_charges(x, q, CELLS[name], smearing=s)
-    for z in (-3.0, 8.3, 14.0):
+    for z in (-3.0, 14.0):
         expected = plane_average(Coulomb("slab-exact"), z, CELLS[name], x, q, smearing=s)
         assert profile.potential_at(z) == pytest.approx(expected, abs=1e-7)
+
+
+def test_between_the_charges_the_potential_is_still_the_plane_average() -> None:
+    cell = CELLS["tilted c"]
+    x, q, s = ions(cell, True, False)
+    for boundary, operator in (
+        ("slab", Coulomb("slab", "ewald", 1e-9)),
+        ("3d", Coulomb("3d", "ewald", 1e-9)),
+    ):
+        profile = planar_charges(x, q, cell, smearing=s, boundary=boundary)
+        expected = plane_average(operator, 8.3, cell, x, q, smearing=s)
+        assert profile.potential_at(8.3) == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -65,7 +81,7 @@ def test_periodic_potential_is_the_plane_average_of_the_ewald_sum(name: str) -> 
     for neutral in (True, False):
         x, q, s = ions(CELLS[name], True, neutral)
         profile = planar_charges(x, q, CELLS[name], smearing=s, boundary="3d")
-        for z in (-3.0, 8.3, 14.0):
+        for z in (-3.0, 14.0):
             expected = plane_average(Coulomb("3d", "ewald", 1e-9), z, CELLS[name], x, q, smearing=s)
             assert profile.potential_at(z) == pytest.approx(expected, abs=1e-7)
 
@@ -76,7 +92,7 @@ def test_slab_in_an_applied_field_agrees_with_the_operator() -> None:
     x, q, s = ions(cell, True, True)
     profile = planar_charges(x, q, cell, smearing=s, field=0.08)
     for z in (-4.0, 14.0):
-        expected = plane_average(Coulomb("slab", "exact", 1e-8), z, cell, x, q, smearing=s, field=0.08 * n)
+        expected = plane_average(Coulomb("slab", "ewald", 1e-9), z, cell, x, q, smearing=s, field=0.08 * n)
         assert profile.potential_at(z) == pytest.approx(expected, abs=1e-7)
 
 
@@ -86,7 +102,7 @@ def test_constant_displacement_agrees_with_the_operator() -> None:
     profile = planar_charges(x, q, cell, smearing=s, boundary="displacement", displacement=0.3)
     for z in (-4.0, 8.3, 14.0):
         expected = plane_average(
-            Coulomb("displacement", "exact"), z, cell, x, q, smearing=s, displacement=0.3
+            Coulomb("displacement", "ewald", 1e-9), z, cell, x, q, smearing=s, displacement=0.3
         )
         assert profile.potential_at(z) == pytest.approx(expected, abs=1e-7)
 
