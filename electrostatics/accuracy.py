@@ -29,10 +29,10 @@ SMALLEST_ACCURACY = 1e-14
 _REAL_SHARE = 0.35
 _RECIPROCAL_SHARE = 0.35
 # Measured costs in seconds that balance the two sums; only their ratios matter.
-_PAIR_COST = 6e-9
-_POINT_COST = 2.5e-9
-_FFT_COST = 2.5e-9
-_WAVE_COST = 1.5e-8
+_PAIR_COST = 2.8e-8
+_POINT_COST = 2.4e-9
+_FFT_COST = 0.9e-9
+_WAVE_COST = 1.0e-9
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,16 @@ def splitting_for(request: Request, cutoff: float) -> float:
     return high
 
 
+def cutoff_for(request: Request, alpha: float) -> float:
+    """Cut-off at which truncating costs the real-space share of the target, for a given splitting."""
+    wanted = (_REAL_SHARE * request.accuracy / request.scale) ** 2
+    low, high = 0.5 / alpha, 6.4 / alpha
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if real_space_integral(alpha, middle) < wanted else (middle, high)
+    return high
+
+
 def reciprocal_cutoff_for(request: Request, alpha: float) -> float:
     """Largest |G| at which the neglected waves cost the reciprocal share of the target."""
     wanted = (_RECIPROCAL_SHARE * request.accuracy / request.scale) ** 2
@@ -200,6 +210,9 @@ def _cutoffs(request: Request) -> NDArray[np.float64]:
     if request.cutoff is not None:
         return np.array([request.cutoff])
     least = max(3.5, carrying_cutoff(request))
+    if request.splitting is not None:
+        # A given splitting decides how far the real-space sum must reach.
+        return np.array([max(least, cutoff_for(request, request.splitting))])
     return np.arange(math.ceil(2 * least) / 2, max(30.0, least + 2.0), 0.5)
 
 

@@ -256,10 +256,13 @@ class LinearSolver:
         inner = potential + problem.hardness * guess
         strength = torch.zeros((), dtype=torch.float64) if problem.follows else None
         # The residual without solved charges is the natural scale of this right-hand side; where nothing but
-        # held charges drives (an empty capacitor), the potentials that these make are.
+        # held charges drives (an empty capacitor), the potentials that these make are. Symmetry can make both
+        # vanish: rounding then knows the potentials themselves.
         residual = problem.drive - inner
-        driven = float(c.project(residual + self._product(problem, guess)).norm())
-        self._scale = max(driven, float((inner - inner.mean()).norm()), 1e-10)
+        driving = residual + self._product(problem, guess)
+        whole = max(float(driving.norm()), float(inner.norm()))
+        varying = max(float(c.project(driving).norm()), float((inner - inner.mean()).norm()))
+        self._scale = max(varying, 1e-3 * whole, 1e-10)
         means = problem.group_means(-residual)
         return self.correct(
             problem, Answer(guess, strength, 0, 0), Mismatch(residual, means, strength), tolerance

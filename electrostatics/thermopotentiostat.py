@@ -88,8 +88,8 @@ class ThermoPotentiostat:
         now = self.cpm.solve(
             positions, charges, cell, electrode_charges=[whole - self.charge, self.charge], **quiet
         )
-        capacitance = self._difference_capacitance(positions, charges, cell, quiet)
         voltage = float(now.potentials[1]) - float(now.potentials[0])
+        capacitance = self._difference_capacitance(voltage, positions, charges, cell, quiet)
         self.charge = self.move(self.charge, voltage, capacitance, timestep)
         return self.cpm.solve(
             positions, charges, cell, electrode_charges=[whole - self.charge, self.charge], **options
@@ -124,16 +124,14 @@ class ThermoPotentiostat:
         return float(values[fluid].sum())
 
     def _difference_capacitance(
-        self, positions: Any, charges: Any, cell: Any, options: dict[str, Any]
+        self, voltage: float, positions: Any, charges: Any, cell: Any, options: dict[str, Any]
     ) -> float:
-        """dQ_1/d(psi_1 - psi_0) at fixed ions: from two held charges, the potential difference being linear."""
+        """dQ_1/d(psi_1 - psi_0) at fixed ions: from a second held charge, the voltage being linear in it."""
         assert self.charge is not None
         whole = float(options.get("total_charge", 0.0)) - self._electrolyte(charges)
-        volts = []
-        for q in (self.charge, self.charge + 1.0):
-            out = self.cpm.solve(positions, charges, cell, electrode_charges=[whole - q, q], **options)
-            volts.append(float(out.potentials[1]) - float(out.potentials[0]))
-        return 1.0 / (volts[1] - volts[0])
+        held = [whole - self.charge - 1.0, self.charge + 1.0]
+        out = self.cpm.solve(positions, charges, cell, electrode_charges=held, **options)
+        return 1.0 / (float(out.potentials[1]) - float(out.potentials[0]) - voltage)
 
 
 def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPotential) -> Any:

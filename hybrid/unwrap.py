@@ -133,7 +133,8 @@ def _refuse_contact(
     i, j = chosen[pairs.i], chosen[pairs.j]
     bad = np.flatnonzero((pairs.shifts[:, 2] != 0) & ((owner[i] < 0) | (owner[j] < 0)))
     if len(bad):
-        first, second = int(i[bad[0]]), int(j[bad[0]])
+        # The lowest indices, whatever order the pairs come in.
+        first, second = min(sorted((int(i[k]), int(j[k]))) for k in bad)
         atom, other = (first, second) if owner[first] < 0 else (second, first)
         name = f"{other} ({chemical_symbols[int(numbers[other])]})"
         raise _refusal(atom, numbers, f"it touches atom {name} through the boundary")

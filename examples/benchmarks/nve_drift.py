@@ -19,8 +19,8 @@ import torch
 from ase import Atoms, units
 from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
-from ase.md.verlet import VelocityVerlet
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
 from ase.optimize import FIRE
 
 from grahame.electrostatics import Coulomb, Electrode
@@ -82,7 +82,9 @@ def conserved(start: Atoms, solver: str, time_ps: float, accuracy: float) -> dic
         "time_ps": time_ps,
         "timestep_fs": TIMESTEP,
         "drift_meV_per_atom_per_ps": slope,
-        "fluctuation_meV_per_atom": float((per_atom - np.polyval(np.polyfit(times, per_atom, 1), times)).std()),
+        "fluctuation_meV_per_atom": float(
+            (per_atom - np.polyval(np.polyfit(times, per_atom, 1), times)).std()
+        ),
         "mean_temperature_K": float(temperatures.mean()),
         "iterations_per_step": iterations / (steps + 1),
         "ms_per_step": 1e3 * (time.perf_counter() - began) / steps,
@@ -109,8 +111,12 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> int:
     """Run, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--solver", nargs="+", default=["direct", "iterative"], choices=["direct", "iterative"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--solver", nargs="+", default=["direct", "iterative"], choices=["direct", "iterative"]
+    )
     parser.add_argument("--time-ps", type=float, default=20.0)
     parser.add_argument("--equilibrate-ps", type=float, default=2.0)
     parser.add_argument("--accuracy", type=float, default=1e-4)
@@ -129,7 +135,9 @@ def main() -> int:
             json.dumps({"torch": torch.__version__, "accuracy": options.accuracy, "runs": runs})
         )
         plot(runs, options.out.with_suffix(".png"))
-    print(f"{'solver':10s} {'atoms':>6s} {'ps':>5s} {'drift meV/atom/ps':>18s} {'K':>6s} {'iter/step':>9s} {'ms/step':>8s}")
+    print(
+        f"{'solver':10s} {'atoms':>6s} {'ps':>5s} {'drift meV/atom/ps':>18s} {'K':>6s} {'iter/step':>9s} {'ms/step':>8s}"
+    )
     for run in runs:
         print(
             f"{run['solver']:10s} {run['atoms']:6d} {run['time_ps']:5.1f} {run['drift_meV_per_atom_per_ps']:18.2e} "

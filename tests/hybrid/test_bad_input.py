@@ -53,7 +53,11 @@ ANSWERS = [
         "electrodes[1] = atom 3 must belong to one electrode: it is in electrodes[0] too; give every "
         "atom to one",
     ),
-    ("overlapping electrodes", 1, "atom 3 must belong to one electrode: it is in electrodes 0 and 1; remove it from one of them"),
+    (
+        "overlapping electrodes",
+        1,
+        "atom 3 must belong to one electrode: it is in electrodes 0 and 1; remove it from one of them",
+    ),
     (
         "electrode without atoms",
         1,
