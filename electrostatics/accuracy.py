@@ -48,6 +48,7 @@ class Parameters:
         order: B-spline order (0 unless pme).
         padding: length in Å by which the k-space cell is longer than the cell, along the normal.
         estimated_error: estimated relative rms force error, without unit.
+        backend: who evaluates the Ewald sum, "auto" or "torch-pme".
     """
 
     method: str
@@ -58,6 +59,7 @@ class Parameters:
     order: int = 0
     padding: float = 0.0
     estimated_error: float = 0.0
+    backend: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Settings:
 
     Attributes:
         boundary, method, accuracy, vacuum, background, coulomb_constant: as in `Coulomb`.
+        ewald_backend: "auto" or "torch-pme".
         fixed: cutoff, splitting, mesh and order where they are not derived from the accuracy.
     """
 
@@ -63,6 +64,7 @@ class Settings:
     vacuum: float | str
     background: str
     coulomb_constant: float
+    ewald_backend: str
     fixed: dict[str, Any]
 
 
@@ -179,7 +181,8 @@ class Binder:
             found = (
                 accuracy_law.choose_ewald(request) if method == "ewald" else accuracy_law.choose_pme(request)
             )
-        return Plan(replace(found, padding=padding), frame, len(x), widest, room)
+        found = replace(found, padding=padding, backend=self.settings.ewald_backend)
+        return Plan(found, frame, len(x), widest, room)
 
     def _padding(self, h: Tensor, extent: float) -> float:
         length = float(cells.height(h))
@@ -290,6 +293,7 @@ class Binder:
                 int(v[6]),
                 float(v[7]),
                 float(v[8]),
+                self.settings.ewald_backend,
             )
             atoms, widest, extent = state["plan_numbers"]
             self._plan = Plan(

@@ -15,6 +15,7 @@ from grahame.electrostatics.arrays import Kind, stack, variable
 from grahame.electrostatics.binding import METHODS, Binder, Settings
 from grahame.electrostatics.system import System
 from grahame.electrostatics.units import COULOMB_CONSTANT
+from grahame.kernels import torchpme_backend
 from grahame.kernels.neighbors import NeighborList
 
 
@@ -57,6 +58,8 @@ class Coulomb:
         device: torch device of the evaluation; None takes that of the input.
         cutoff, splitting, mesh, order: fix the real-space cut-off (Å), the Ewald splitting (1/Å), the mesh
             points and the B-spline order instead of deriving them from `accuracy`.
+        ewald_backend: "auto" (our kernels), or "torch-pme" to have energies and their derivatives of method
+            "ewald" evaluated by that package: the same sum, as an independent check of small systems.
 
     Raises:
         ValueError: for unknown names or values out of range.
@@ -77,6 +80,7 @@ class Coulomb:
         splitting: float | None = None,
         mesh: tuple[int, int, int] | None = None,
         order: int | None = None,
+        ewald_backend: str = "auto",
     ) -> None:
         if boundary not in METHODS:
             raise ValueError(
@@ -88,6 +92,17 @@ class Coulomb:
                 f'method = "{method}" must be one of auto, {", ".join(METHODS[boundary])} '
                 f'with boundary = "{boundary}": choose one of these'
             )
+        if ewald_backend not in ("auto", "torch-pme"):
+            raise ValueError(
+                f'ewald_backend = "{ewald_backend}" must be auto or torch-pme: choose one of these'
+            )
+        if ewald_backend == "torch-pme":
+            if method != "ewald":
+                raise ValueError(
+                    f'ewald_backend = "torch-pme" must go with method = "ewald", not "{method}": '
+                    'set method = "ewald" or leave ewald_backend out'
+                )
+            torchpme_backend.load()
         if not (isinstance(accuracy, int | float) and 0.0 < accuracy <= 0.1):
             raise ValueError(
                 f"accuracy = {accuracy} must lie between 0 and 0.1: it is a relative force error, 1e-4 to 1e-8 are usual"
@@ -123,7 +138,16 @@ class Coulomb:
         self.device = device
         fixed = {"cutoff": cutoff, "splitting": splitting, "mesh": mesh, "order": order}
         self._binder = Binder(
-            Settings(boundary, method, self.accuracy, vacuum, background, self.coulomb_constant, fixed)
+            Settings(
+                boundary,
+                method,
+                self.accuracy,
+                vacuum,
+                background,
+                self.coulomb_constant,
+                ewald_backend,
+                fixed,
+            )
         )
 
     # ------------------------------------------------------------------ public

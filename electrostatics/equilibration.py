@@ -202,7 +202,9 @@ def conjugate_gradients(
     r = constraints.project(residual)
     x = torch.zeros_like(r)
     best, best_norm = x, float(r.norm())
-    if best_norm <= tolerance * scale:
+    # What the projection leaves of a constant is rounding, and nothing to iterate on.
+    enough = max(tolerance * scale, 1e-13 * float(residual.norm()))
+    if best_norm <= enough:
         return Iterations(x, 0, best_norm / scale)
     z = constraints.project(precondition(r))
     p, rho = z, float(r @ z)
@@ -225,7 +227,7 @@ def conjugate_gradients(
             best, best_norm, stalled = x, norm, 0
         else:
             stalled += 1
-        if norm <= tolerance * scale:
+        if norm <= enough:
             return Iterations(x, k, norm / scale)
         if stalled >= 20 and best_norm <= _ROUNDING * scale:
             return Iterations(best, k, best_norm / scale)

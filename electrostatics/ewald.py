@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grahame.electrostatics.accuracy import Parameters
-from grahame.kernels import dispatch, reference
+from grahame.kernels import dispatch, reference, torchpme_backend
 
 SELF = 2.0 / math.sqrt(math.pi)
 """The splitting's Gaussians interact with themselves by alpha times this: subtracted on the diagonal."""
@@ -30,6 +30,8 @@ def energy(
     p: Parameters,
 ) -> Tensor:
     """Ewald energy in e²/Å over the half lists `pairs` and `waves`, without background and on-site terms."""
+    if p.backend == "torch-pme":
+        return torchpme_backend.ewald_energy(x, q, h, s, pairs, waves, p.splitting, p.cutoff)
     i, j, shifts = pairs
     near = dispatch.pair_energy(x, q, h, s, i, j, shifts, p.splitting, p.cutoff)
     far = dispatch.ewald_energy(x, q, h, p.splitting, waves)

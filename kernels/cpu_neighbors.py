@@ -8,7 +8,9 @@ taken in their order: pairs come out sorted by the first atom, in an order that 
 geometry.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import numba
 import numpy as np
@@ -23,6 +25,7 @@ Short = NDArray[np.int32]
 _CHUNK = 2000  # atoms below which a second thread does not pay
 _MOST_BINS = 4.0  # bins per atom, at most
 _FARTHEST = 1e6  # cells; beyond, positions have lost the digits that forces need
+_DENSEST = 0.15  # atoms per Å³ that memory is taken for at once
 _ROOM = 1.15  # memory taken for pairs, relative to those of a uniform density
 
 
@@ -69,22 +72,21 @@ def half_pairs(
     start, order, place = _sort_into_bins(bins, size)
     wrapped = np.ascontiguousarray((x - base @ frame)[order].T)
     shifts = base.astype(np.int32)
-    volume = float(np.prod(thickness)) or 1.0
-    guess = _ROOM * len(x) / volume * 2.0 * np.pi / 3.0 * cutoff**3
-    parts = run(
-        [
-            partial(
-                _search, a, b, x, wrapped, frame, shifts, bins, size, reach, repeats, start, order, place,
-                cutoff * cutoff, int(min(guess, len(x)) * (b - a)) + 1000,
-            )
-            for a, b in chunks(len(x), _CHUNK)
-        ]
-    )  # fmt: skip
+    density = min(len(x) / max(float(np.prod(thickness)), 1e-9), _DENSEST)
+    guess = _ROOM * density * 2.0 * np.pi / 3.0 * cutoff**3
+    ranges = chunks(len(x), _CHUNK)
+    tasks: list[Callable[[], object]] = [
+        partial(
+            _search, a, b, x, wrapped, frame, shifts, bins, size, reach, repeats, start, order, place,
+            cutoff * cutoff, int(min(guess, len(x)) * (b - a)) + 1000,
+        )
+        for a, b in ranges
+    ]  # fmt: skip
+    parts = cast(list[tuple[Short, Short, Short]], run(tasks))
     if len(parts) == 1:
-        i, j, found = parts[0]  # type: ignore[misc]
-        return i, j, found
-    i, j, found = (np.concatenate(p) for p in zip(*parts))  # type: ignore[call-overload]
-    return i, j, found
+        return parts[0]
+    first, second, images = zip(*parts)
+    return np.concatenate(first), np.concatenate(second), np.concatenate(images)
 
 
 def _complete(cell: Floats, repeats: NDArray[np.bool_]) -> Floats:

@@ -72,8 +72,10 @@ def neighbor_pairs(
         return Pairs(*half_pairs(x, h, periodic, float(cutoff)))
     finder = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=False)
     # The arrays are the finder's own memory: sorting copies them.
-    found = finder.compute(points=x, box=h, periodic=list(map(bool, periodic)), quantities="ijS", copy=False)
-    return Pairs(*_sorted(*found, len(x)))
+    i, j, s = finder.compute(
+        points=x, box=h, periodic=list(map(bool, periodic)), quantities="ijS", copy=False
+    )
+    return Pairs(*_sorted(i, j, s, len(x)))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -79,7 +79,8 @@ def gaussian_erfc(r: Tensor, smearing_i: Tensor, smearing_j: Tensor) -> Tensor:
 
 def screened_kernel(r: Tensor, smearing_i: Tensor, smearing_j: Tensor, alpha: float) -> Tensor:
     """[erfc(alpha r) - erfc(g r)]/r: what the reciprocal sum leaves to real space, in 1/Å."""
-    return (torch.special.erfc(alpha * r) - gaussian_erfc(r, smearing_i, smearing_j)) / r
+    screened: Tensor = torch.special.erfc(alpha * r)
+    return (screened - gaussian_erfc(r, smearing_i, smearing_j)) / r
 
 
 def bare_kernel(r: Tensor, smearing_i: Tensor, smearing_j: Tensor) -> Tensor:

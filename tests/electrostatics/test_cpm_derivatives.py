@@ -55,9 +55,9 @@ def run(mode: Mode, atoms: ElectrodeCell, cpm: ConstantPotential, **changes: obj
 
 
 def some_atoms(atoms: ElectrodeCell) -> list[int]:
-    """One atom of each electrode and one ion."""
+    """One atom of an electrode and one ion."""
     ions = np.setdiff1d(np.arange(len(atoms.charges)), atoms.solved)
-    return [int(atoms.groups[0][0]), int(atoms.groups[-1][1]), int(ions[0])]
+    return [int(atoms.groups[-1][1]), int(ions[0])]
 
 
 def set_up(name: str) -> tuple[Mode, ElectrodeCell]:

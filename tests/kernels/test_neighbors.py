@@ -126,7 +126,7 @@ def test_atoms_that_touch_are_found_also_when_they_came_together_while_the_list_
     neighbors = NeighborList(3.0, skin=1.0)
     neighbors.update(x, cell, ALL)
     assert neighbors.closest(x, cell) == (-1, -1, np.inf)
-    near = x + [[-0.44, 0.0, 0.0], [0.0, 0.0, 0.0], [0.44, 0.0, 0.0]]
+    near = x + np.array([[-0.44, 0.0, 0.0], [0.0, 0.0, 0.0], [0.44, 0.0, 0.0]])
     neighbors.update(near, cell, ALL)
     i, j, length = neighbors.closest(near, cell)
     assert neighbors.builds == 1
