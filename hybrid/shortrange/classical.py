@@ -273,7 +273,8 @@ class ClassicalForceField:
             match = key[order][where] == low * n + high
             # Only the nearest image is the bonded partner; further images interact.
             keep &= ~(match & (nearest[where] == toward).all(axis=1))
-        self._rows = make_rows(len(active), pairs.i[keep], pairs.j[keep], pairs.shifts[keep])
+        first, second, shifts = (a[keep].astype(np.int64) for a in (pairs.i, pairs.j, pairs.shifts))
+        self._rows = make_rows(len(active), first, second, shifts)
         self._pairs = pairs
         return self._rows
 
