@@ -99,6 +99,12 @@ class HybridResult:
     residual: float
 
 
+def _moment(charges: Floats, positions: Floats) -> Floats:
+    """sum of q r, e Å. Not a matrix product: those may round differently from one process to the next, and a
+    restarted run must write the same digits."""
+    return np.asarray((charges[:, None] * positions).sum(axis=0))
+
+
 class HybridPotential:
     """Energy, forces and charges of atoms under held potentials, charges, a field or a displacement.
 
@@ -186,7 +192,7 @@ class HybridPotential:
             forces=near.forces + far.forces,
             stress=self._stress(near.virial, far.stress, cell) if stress else None,
             charges=np.asarray(far.charges),
-            dipole=np.asarray(far.charges) @ positions,
+            dipole=_moment(np.asarray(far.charges), positions),
             electrode_charges=np.asarray(far.electrode_charges),
             electrode_potentials=np.asarray(far.potentials),
             iterations=int(far.iterations),
@@ -232,7 +238,7 @@ class HybridPotential:
             forces=near.forces + far.forces,
             stress=None if box is None or not stress else self._stress(near.virial, far.stress, box),
             charges=np.asarray(near.charges),
-            dipole=near.charges @ positions,
+            dipole=_moment(near.charges, positions),
             electrode_charges=np.zeros(0),
             electrode_potentials=np.zeros(0),
             iterations=0,
