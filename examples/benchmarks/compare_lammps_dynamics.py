@@ -434,7 +434,7 @@ def analyse(atoms: Atoms, runs: dict[str, list[Series]], skip_ps: float) -> dict
             result["density"][f"{symbol}_{code}_error_per_nm3"] = (
                 1e3 * rows.std(0, ddof=1) / len(rows) ** 0.5
             ).tolist()
-    every = max(1, len(runs["lammps"][0].time) // 400)
+    every = max(1, len(runs["lammps"][0].time) // 200)
     count = min(len(s.time) for series in runs.values() for s in series)
     result["charge"] = {"time_ps": runs["lammps"][0].time[:count:every].tolist()} | {
         f"{code}_e": [s.charge[:count:every].round(5).tolist() for s in runs[code]] for code in CODES
@@ -461,9 +461,10 @@ def show(result: dict[str, Any]) -> bool:
             f"{'' if expected is None else f' (expected {expected:.2f})'}, p {row['p_chi2']:.2f} of {row['deals']} deals; "
             f"largest |t| {row['largest_t']:.2f}, p {row['p_largest_t']:.2f}"
         )
-    worst = min(*(row["p"] for row in result["means"]), *(row["p_largest_t"] for row in result["profiles"]))
+    judged = [row["p"] for row in result["means"] if row["judged"]]
+    worst = min(judged + [row["p_largest_t"] for row in result["profiles"]])
     # Few seeds have few deals: no p of theirs could be small enough to decide.
-    print(f"smallest p of the means and the largest |t|: {worst:.3f}")
+    print(f"smallest p of the judged means and the largest |t|: {worst:.3f}")
     return bool(worst > 0.01)
 
 
@@ -491,7 +492,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     middle.set(
         xlabel="height above the lower electrode (Å)", ylabel="difference / error", xlim=(0, z[-1] + z[0])
     )
-    middle.legend(ncols=2, frameon=False, loc="upper center", handletextpad=0.1)
+    middle.legend(ncols=2, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.95), handletextpad=0.1)
     charge = result["charge"]
     for code, label, colour, dashes in looks:
         runs = np.array(charge[f"{code}_e"])
@@ -500,7 +501,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
             charge["time_ps"], runs.mean(0), color=colour, linestyle=dashes, linewidth=1.8, label=label
         )
     bottom.set(xlabel="time (ps)", ylabel="electrode charge (e)", xlim=(0, charge["time_ps"][-1]))
-    bottom.legend(ncols=2, frameon=False, title="thick: mean of the seeds", title_fontsize=8)
+    bottom.set_title("thick: mean of the seeds", fontsize=9, loc="left")
+    bottom.legend(ncols=2, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.97))
     figure.savefig(path, dpi=120)
     # A small file for the documentation: few colours are in it.
     with Image.open(path) as image:
@@ -565,7 +567,7 @@ def main() -> int:
     good = show(result)
     result["agrees"] = good
     for stem in (folder / "comparison", *([PUBLISHED] if arguments.publish else [])):
-        stem.with_suffix(".json").write_text(json.dumps(rounded(result), indent=1) + "\n")
+        stem.with_suffix(".json").write_text(json.dumps(rounded(result)) + "\n")
         draw(result, stem.with_suffix(".png"))
     print("the programs agree within the scatter of the seeds" if good else "THE PROGRAMS DISAGREE")
     return 0 if good else 1
