@@ -98,15 +98,22 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     """Conserved energy against time."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
-    for run, colour in zip(runs, ("#0072B2", "#D55E00")):
-        drift = run["drift_meV_per_atom_per_ps"]
-        label = f"{run['solver']}: {1e3 * drift:+.2f} µeV/atom/ps"
-        axis.plot(run["times_ps"], run["conserved_meV_per_atom"], color=colour, lw=0.8, label=label)
-    axis.set_xlabel("time / ps")
-    axis.set_ylabel("Ω + kinetic energy / (meV/atom)")
-    axis.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    figure, axes = plt.subplots(
+        len(runs),
+        figsize=(6.0, 0.6 + 1.9 * len(runs)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for run, axis, colour in zip(runs, axes[:, 0], ("#0072B2", "#D55E00")):
+        drift = 1e3 * run["drift_meV_per_atom_per_ps"]
+        axis.plot(run["times_ps"], run["conserved_meV_per_atom"], color=colour, lw=0.6)
+        axis.set_title(f"{run['solver']} solver: drift {drift:+.2f} µeV/atom/ps", fontsize=10, loc="left")
+        axis.set_ylabel("Ω + kinetic\n(meV/atom)")
+    axes[-1, 0].set_xlabel("time (ps)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def main() -> int:
