@@ -30,11 +30,27 @@ class Kind:
         return array.astype(np.float32) if self.single else array
 
 
+def depth(value: Any) -> int:
+    """Number of axes of an array, a tensor, or a sequence of them (None and numbers have none)."""
+    if isinstance(value, Tensor):
+        return value.ndim
+    if isinstance(value, list | tuple):
+        return 1 + max((depth(v) for v in value), default=0)
+    return int(np.ndim(value))
+
+
+def entry(value: Any, index: int, single: int) -> Any:
+    """Entry of a batch: `value[index]` where it has more axes than the `single` of one system."""
+    return value[index] if value is not None and depth(value) > single else value
+
+
 def stack(values: list[Any]) -> Any:
     """Stack the results of a batch, whatever their kind."""
     if values[0] is None:
         return None
-    return torch.stack(values) if isinstance(values[0], Tensor) else np.stack([np.asarray(v) for v in values])
+    if isinstance(values[0], Tensor):
+        return torch.stack(values)
+    return np.stack([np.asarray(v) for v in values])
 
 
 def variable(value: Tensor, track: bool) -> Tensor:

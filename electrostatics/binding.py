@@ -18,7 +18,7 @@ from grahame.electrostatics import cells, checks, exact, slab
 from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.system import System
 from grahame.kernels import reference
-from grahame.kernels.neighbors import NeighborList, neighbor_pairs
+from grahame.kernels.neighbors import NeighborList, Pairs, neighbor_pairs
 
 METHODS = {
     "3d": ("exact", "ewald", "pme"),
@@ -32,6 +32,8 @@ METHODS = {
 _SMALL = 120
 # A wider Gaussian needs a real-space cut-off of more than ten times this, with too many pairs to list.
 WIDEST = 5.0
+# A probe nearer than this to an atom lies on it, in Å.
+_ON_TOP = 1e-6
 # Parameters serve until the cell is strained by this much, or the slab thicker than planned.
 _STRAIN = 0.02
 _ROOM = 2.0
@@ -86,6 +88,7 @@ class Binder:
         probes: int = 0,
         parameters: Parameters | None = None,
         neighbors: NeighborList | None = None,
+        waves: Tensor | None = None,
     ) -> System:
         """The operator at one geometry.
 
@@ -95,6 +98,7 @@ class Binder:
             probes: how many of the last atoms are probes that may lie on top of each other.
             parameters: use these (those of a larger system, whose part this is) instead of choosing.
             neighbors: use this list instead of the operator's own.
+            waves: the waves that belong to given `parameters` of an Ewald sum.
         """
         fixed_x, fixed_h = x.detach(), None if h is None else h.detach()
         if parameters is None:
@@ -109,13 +113,13 @@ class Binder:
             shifts = cells.nearest_image_shifts(vectors, frame, periodic)
             i, j, images = (torch.as_tensor(a, device=x.device) for a in (*listed.T, shifts))
             excluded = i, j, images
-        pairs, waves = None, None
+        pairs = None
         if fixed_h is None:
             self._refuse_coincident(fixed_x, None, probes)
         else:
             k_cell = cells.extend_along_normal(fixed_h, parameters.padding)
             pairs = self._pairs(fixed_x, k_cell, parameters, neighbors, probes)
-            if parameters.method == "ewald":
+            if parameters.method == "ewald" and waves is None:
                 waves = self._half_waves(parameters)
         return System(
             self.settings.boundary,
@@ -156,6 +160,9 @@ class Binder:
         frame = h.cpu().numpy().copy()
         slab_like = self.settings.boundary == "slab"
         room = extent + _ROOM if slab_like else math.inf
+        if slab_like and self.settings.vacuum != "auto":
+            # Beyond this the images overlap: the next call must come back here and be refused.
+            room = min(room, math.nextafter(float(cells.height(h)) + float(self.settings.vacuum), 0.0))
         padding = self._padding(h, extent) if slab_like else 0.0
         k_cell = cells.extend_along_normal(h, padding)
         method = self.settings.method
@@ -221,11 +228,7 @@ class Binder:
                 half=False,
             )
             self._refuse_coincident(real, k_cell, 0)
-            i, j, shifts = (
-                torch.as_tensor(a, device=x.device).long()
-                for a in (all_pairs.i, all_pairs.j, all_pairs.shifts)
-            )
-            return i, j, shifts
+            return _tensors(all_pairs, len(real), x)
         if given is not None:
             neighbors = given
         elif probes:
@@ -242,8 +245,27 @@ class Binder:
             first, second, r = neighbors.closest(places, frame)
             if r < checks.COINCIDENT:
                 checks.refuse_coincident(first, second, r)
-        i, j, shifts = (torch.as_tensor(a, device=x.device) for a in (pairs.i, pairs.j, pairs.shifts))
-        return i, j, shifts
+        return _tensors(pairs, len(real), x)
+
+    def off_centre(self, points: Tensor, x: Tensor, h: Tensor | None, s: Tensor) -> Tensor:
+        """Probes with those on a Gaussian's centre moved by 3e-6 Å, where the potential is flat.
+
+        Raises:
+            ValueError: for a probe on a point charge.
+        """
+        frame = np.zeros((3, 3)) if h is None else h.detach().cpu().numpy()
+        together = torch.cat([x, points]).detach().cpu().numpy()
+        close = neighbor_pairs(together, frame, cells.PERIODIC[self.settings.boundary], _ON_TOP)
+        moved = torch.zeros_like(points)
+        for i, j in zip(np.minimum(close.i, close.j), np.maximum(close.i, close.j)):
+            if i < len(x) <= j:
+                if float(s[i]) == 0.0:
+                    raise ValueError(
+                        f"points[{j - len(x)}] must not lie on the point charge of atom {i}: the potential is infinite there; "
+                        "move the point, or give the charge a width"
+                    )
+                moved[j - len(x), 0] = 3e-6
+        return points + moved
 
     def _half_waves(self, p: Parameters) -> Tensor:
         """Waves of the Ewald sum: a list of the cell the parameters were chosen for, so that it does not
@@ -303,3 +325,13 @@ class Binder:
             if entries:
                 self._neighbors = NeighborList(parameters.cutoff)
                 self._neighbors.load_state(entries)
+
+
+def _tensors(pairs: Pairs, atoms: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The list as tensors, without pairs of two probes: they carry no charge and may lie on one place."""
+    columns = pairs.i, pairs.j, pairs.shifts
+    if atoms < len(x):
+        keep = (pairs.i < atoms) | (pairs.j < atoms)
+        columns = pairs.i[keep], pairs.j[keep], pairs.shifts[keep]
+    i, j, shifts = (torch.as_tensor(c, device=x.device) for c in columns)
+    return i, j, shifts

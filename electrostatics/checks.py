@@ -133,14 +133,33 @@ def exclusions_of(value: Any, n: int) -> NDArray[np.int64] | None:
         raise ValueError(
             f"exclusions[{row}] = ({pairs[row, 0]}, {pairs[row, 1]}) must name two different atoms: an atom does not exclude itself"
         )
-    ordered = np.sort(pairs, axis=1)
-    _, first, counts = np.unique(ordered, axis=0, return_index=True, return_counts=True)
+    key = pairs.min(axis=1) * n + pairs.max(axis=1)
+    _, first, counts = np.unique(key, return_index=True, return_counts=True)
     if (counts > 1).any():
         row = int(first[np.argmax(counts > 1)])
         raise ValueError(
             f"exclusions = ({pairs[row, 0]}, {pairs[row, 1]}) must list each pair once: it appears {counts.max()} times"
         )
     return pairs
+
+
+def indices_of(name: str, value: Any, n: int) -> Tensor:
+    """Atom indices (m,), from integers or from a mask of all atoms."""
+    raw = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if raw.dtype == bool:
+        if raw.shape != (n,):
+            raise ValueError(
+                f"{name} = mask of shape {raw.shape} must have shape ({n},): pass one flag per atom"
+            )
+        raw = np.flatnonzero(raw)
+    if raw.size and not np.issubdtype(raw.dtype, np.integer):
+        raise ValueError(f"{name} = array of type {raw.dtype} must be integers: pass atom indices")
+    outside = np.flatnonzero((raw < 0) | (raw >= n))
+    if len(outside):
+        raise ValueError(
+            f"{name} = {int(raw[outside[0]])} must lie between 0 and {n - 1}: the system has {n} atoms"
+        )
+    return torch.as_tensor(raw.astype(np.int64))
 
 
 def vector_of(name: str, value: Any, unit: str, like: Tensor) -> Tensor | None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields
-from grahame.electrostatics.arrays import Kind, stack, variable
+from grahame.electrostatics.arrays import Kind, depth, entry, stack, variable
 from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.electrodes import Electrode, check_electrodes, expand, what_is_held
 from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
@@ -193,14 +193,13 @@ class ConstantPotential:
             ValueError: for input that has no right answer; the message names the value and the remedy.
             RuntimeError: if the solver does not converge.
         """
-        ndim = positions.ndim if isinstance(positions, Tensor) else np.ndim(positions)
-        if ndim == 3:
+        if depth(positions) == 3:
             return self._batched(
                 positions, charges, cell, potentials, electrode_charges, field, displacement, smearing, exclusions,
                 total_charge, forces, stress,
             )  # fmt: skip
         held = what_is_held(self.electrodes, potentials, electrode_charges)
-        kind = Kind(positions, charges, cell, field, displacement, smearing)
+        kind = Kind(positions, charges, cell, field, displacement, smearing, total_charge)
         extras = (
             held.potentials,
             held.charges,
@@ -216,11 +215,8 @@ class ConstantPotential:
             self.coulomb, self.electrodes, self._site, held, positions, charges, cell, smearing, exclusions, field,
             displacement, total_charge,
         )  # fmt: skip
-        if stress and problem.h is None:
-            raise ValueError(
-                'stress = True must be False with boundary = "open": an open system has no volume'
-            )
-        values = self._evaluate(problem, track, forces, stress)
+        # An open system has no volume: its stress is None.
+        values = self._evaluate(problem, track, forces, stress and problem.h is not None)
         values = {key: kind.out(v, track) if isinstance(v, Tensor) else v for key, v in values.items()}
         return ConstantPotentialResult(**values)
 
@@ -406,13 +402,6 @@ class ConstantPotential:
         stress: bool,
     ) -> ConstantPotentialResult:
         """One solve per entry of the leading axis, stacked."""
-
-        def entry(value: Any, index: int, single: int) -> Any:
-            if value is None:
-                return None
-            ndim = value.ndim if isinstance(value, Tensor) else np.ndim(value)
-            return value[index] if ndim > single else value
-
         results = [
             self.solve(
                 positions[b],

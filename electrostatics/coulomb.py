@@ -4,14 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields, gaussians
 from grahame.electrostatics.accuracy import Parameters
-from grahame.electrostatics.arrays import Kind, stack, variable
+from grahame.electrostatics.arrays import Kind, depth, entry, stack, variable
 from grahame.electrostatics.binding import METHODS, Binder, Settings
 from grahame.electrostatics.system import System
 from grahame.electrostatics.units import COULOMB_CONSTANT
@@ -183,7 +182,7 @@ class Coulomb:
         Raises:
             ValueError: for input that has no right answer; the message names the value and the remedy.
         """
-        if np.ndim(positions) == 3 if not isinstance(positions, Tensor) else positions.ndim == 3:
+        if depth(positions) == 3:
             return self._batched(
                 positions, charges, cell, smearing, exclusions, field, displacement, forces, stress
             )
@@ -191,10 +190,8 @@ class Coulomb:
         x, h, s = self._checked(positions, cell, smearing)
         q = checks.per_atom("charges", charges, len(x), "e", x)
         e_field, d_field = self.check_fields(q, h, field, displacement)
-        if stress and h is None:
-            raise ValueError(
-                'stress = True must be False with boundary = "open": an open system has no volume'
-            )
+        # An open system has no volume: its stress is None.
+        stress = stress and h is not None
         track = torch.is_grad_enabled() and kind.requires_grad
         with torch.enable_grad():
             leaf_q = variable(q, track)
@@ -230,7 +227,8 @@ class Coulomb:
 
         Args:
             points: (m,3) Å, not on top of a point charge.
-            positions, charges, cell, smearing, field, displacement: as in a call.
+            positions, charges, cell, smearing, field, displacement: as in a call, one system at a time; excluded
+                pairs are between atoms and play no part here.
 
         Returns:
             (m,) V.
@@ -238,10 +236,10 @@ class Coulomb:
         Raises:
             ValueError: as a call does.
         """
-        kind = Kind(points, positions, charges, cell, smearing)
+        kind = Kind(points, positions, charges, cell, smearing, field, displacement)
         x, h, s = self._checked(positions, cell, smearing)
         q = checks.per_atom("charges", charges, len(x), "e", x)
-        p = checks.positions_of(points)
+        p = self._binder.off_centre(checks.positions_of(points), x, h, s)
         e_field, d_field = self.check_fields(q, h, field, displacement)
         all_x = torch.cat([x, p])
         all_q = torch.cat([q, q.new_zeros(len(p))])
@@ -282,9 +280,9 @@ class Coulomb:
         with torch.set_grad_enabled(track):
             k = self.bind(x, h, s, exclusions).matrix()
         if rows is not None:
-            k = k[torch.as_tensor(np.asarray(rows), dtype=torch.int64)]
+            k = k[checks.indices_of("rows", rows, len(x))]
         if columns is not None:
-            k = k[:, torch.as_tensor(np.asarray(columns), dtype=torch.int64)]
+            k = k[:, checks.indices_of("columns", columns, len(x))]
         return kind.out(k, track)
 
     def parameters(
@@ -305,9 +303,10 @@ class Coulomb:
         probes: int = 0,
         parameters: Parameters | None = None,
         neighbors: NeighborList | None = None,
+        waves: Tensor | None = None,
     ) -> System:
         """The operator at one geometry; see `Binder.bind`."""
-        return self._binder.bind(x, h, s, exclusions, probes, parameters, neighbors)
+        return self._binder.bind(x, h, s, exclusions, probes, parameters, neighbors, waves)
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What an exact restart needs: the parameters' geometry and the neighbour list."""
@@ -410,17 +409,20 @@ class Coulomb:
         forces: bool,
         stress: bool,
     ) -> CoulombResult:
-        results = []
-        for b in range(len(positions)):
-            h = (
-                cell[b]
-                if cell is not None and np.ndim(cell if not isinstance(cell, Tensor) else cell.detach()) == 3
-                else cell
+        results = [
+            self(
+                positions[b],
+                entry(charges, b, 1),
+                entry(cell, b, 2),
+                entry(smearing, b, 1),
+                exclusions,
+                entry(field, b, 1),
+                entry(displacement, b, 0),
+                forces,
+                stress,
             )
-            s = smearing[b] if smearing is not None and np.ndim(smearing) == 2 else smearing
-            results.append(
-                self(positions[b], charges[b], h, s, exclusions, field, displacement, forces, stress)
-            )
+            for b in range(len(positions))
+        ]
         return CoulombResult(
             *(stack([getattr(r, name) for r in results]) for name in CoulombResult.__dataclass_fields__)
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import checks
+from grahame.electrostatics.arrays import depth
 
 
 class Electrode:
@@ -54,7 +55,7 @@ class Electrode:
                 f"potential, charge = {given} must be exactly one of the two: hold the potential or the charge"
             )
         held = checks.to_tensor(potential if charge is None else charge)
-        if held.ndim != 0 or not math.isfinite(float(held)):
+        if held.ndim != 0 or not math.isfinite(float(held.detach())):
             name, unit = ("potential", "V") if charge is None else ("charge", "e")
             raise ValueError(
                 f"{name} = {potential if charge is None else charge} {unit} must be one finite number: check the input"
@@ -163,6 +164,10 @@ def what_is_held(electrodes: Sequence[Electrode], potentials: Any, charges: Any)
 def _override(name: str, values: Any, groups: int) -> list[Tensor | None]:
     if values is None:
         return [None] * groups
+    if depth(values) != 1:
+        raise ValueError(
+            f"{name} = {values} must be a list with one value per electrode, {groups}: use None where nothing changes"
+        )
     entries = list(values) if not isinstance(values, Tensor) else list(values.unbind())
     if len(entries) != groups:
         raise ValueError(

@@ -79,6 +79,9 @@ def planar_matrix(x: Tensor, h: Tensor, s: Tensor, pairs: Pairs, p: Parameters) 
 def _open_pairs(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     n = len(x)
     i, j = (~torch.eye(n, dtype=torch.bool, device=x.device)).nonzero(as_tuple=True)
+    # Only probes, which carry no charge, may lie on one place; they do not see each other.
+    apart = ((x[j] - x[i]) ** 2).sum(1) > 0.0
+    i, j = i[apart], j[apart]
     r = torch.linalg.vector_norm(x[j] - x[i], dim=1)
     return i, j, reference.bare_kernel(r, s[i], s[j])
 

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.electrostatics import checks
 from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.equilibration import ConstrainedInverse, Constraints, Factor, conjugate_gradients
@@ -44,7 +43,6 @@ class LinearProblem:
 
     Attributes:
         system: the operator at this geometry.
-        exclusions: excluded pairs of all atoms.
         solved, group_of: (s,) indices of the solved atoms and their electrodes.
         by_charge: which electrodes are held at a charge.
         constraints, sums: sets of solved atoms and what their charges add up to, e.
@@ -56,7 +54,6 @@ class LinearProblem:
     """
 
     system: System
-    exclusions: Any
     solved: Tensor
     group_of: Tensor
     by_charge: tuple[bool, ...]
@@ -109,8 +106,9 @@ class LinearSolver:
         self.factorizations = 0
         self._factor: Factor | None = None
         self._matrix: Tensor | None = None
-        self._place: tuple[Tensor, Tensor | None, Tensor, Tensor] | None = None
+        self._place: tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor] | None = None
         self._aged = False
+        self._inner = torch.zeros((0, 2), dtype=torch.int64)
         self._history: list[Tensor] = []
         self._neighbors: NeighborList | None = None
         self._subset: Callable[[Tensor], Tensor] | None = None
@@ -122,6 +120,7 @@ class LinearSolver:
     def prepare(self, problem: LinearProblem) -> None:
         """Make the factor if there is none, or if this geometry wants a new one."""
         self._problem, self._subset = problem, None
+        self._inner = _inner_exclusions(problem)
         if self.mode == "iterative" or self._factor_fits(problem):
             return
         n = len(problem.solved)
@@ -138,7 +137,7 @@ class LinearSolver:
 
     def _build(self, problem: LinearProblem) -> None:
         x, s = problem.system.positions[problem.solved], problem.system.smearing[problem.solved]
-        p, h, inner = problem.system.parameters, problem.system.cell, _inner_exclusions(problem)
+        p, h, inner = problem.system.parameters, problem.system.cell, self._inner
         with torch.no_grad():
             if p.method == "pme":
                 # The mesh's own matrix costs a transform per atom; an Ewald sum of the same accuracy serves,
@@ -146,11 +145,12 @@ class LinearSolver:
                 matrix = self._ewald(p).bind(x, h, s, inner).matrix()
             else:
                 listed = NeighborList(p.cutoff, skin=0.0) if p.method == "ewald" else None
-                matrix = self.coulomb.bind(x, h, s, inner, parameters=p, neighbors=listed).matrix()
+                waves = problem.system.waves
+                matrix = self.coulomb.bind(x, h, s, inner, 0, p, listed, waves).matrix()
             matrix = matrix + torch.diag(problem.hardness)
         self._factor = Factor(matrix, problem.constraints)
         self._matrix = matrix
-        self._place = (x, h, problem.hardness, s)
+        self._place = (x, h, problem.hardness, s, self._inner)
         self._aged = False
         self.factorizations += 1
 
@@ -163,13 +163,15 @@ class LinearSolver:
         """Whether the factor belongs to exactly this geometry and these constraints."""
         if self._factor is None or self._place is None:
             return False
-        x, h, hardness, s = self._place
+        x, h, hardness, s, excluded = self._place
         now = problem.system
         if len(x) != len(problem.solved) or not torch.equal(
             self._factor.constraints.set_of, problem.constraints.set_of
         ):
             return False
         if (h is None) != (now.cell is None):
+            return False
+        if not torch.equal(excluded, self._inner):
             return False
         near = [
             (x, now.positions[problem.solved]),
@@ -206,9 +208,8 @@ class LinearSolver:
             p = problem.system.parameters
             if p.method != "exact" and (self._neighbors is None or self._neighbors.cutoff != p.cutoff):
                 self._neighbors = NeighborList(p.cutoff)
-            part = self.coulomb.bind(
-                x, problem.system.cell, s, _inner_exclusions(problem), parameters=p, neighbors=self._neighbors
-            )
+            inner, waves = self._inner, problem.system.waves
+            part = self.coulomb.bind(x, problem.system.cell, s, inner, 0, p, self._neighbors, waves)
             self._subset = part.operator()
         return self._subset(v) + problem.hardness * v
 
@@ -390,7 +391,8 @@ class LinearSolver:
         out: dict[str, NDArray[Any]] = {f"history_{i}": q.numpy() for i, q in enumerate(self._history)}
         out["numbers"] = np.array([self.factorizations, self._aged])
         if self._factor is not None and self._place is not None and self._matrix is not None:
-            x, h, hardness, s = self._place
+            x, h, hardness, s, excluded = self._place
+            out["excluded"] = excluded.numpy()
             out |= {
                 "x": x.numpy(),
                 "hardness": hardness.numpy(),
@@ -425,6 +427,7 @@ class LinearSolver:
                 tensor("h") if "h" in state else None,
                 tensor("hardness"),
                 tensor("s"),
+                tensor("excluded"),
             )
         if "list_cutoff" in state:
             self._neighbors = NeighborList(float(state["list_cutoff"]))
@@ -432,12 +435,12 @@ class LinearSolver:
             self._neighbors.load_state(entries)
 
 
-def _inner_exclusions(problem: LinearProblem) -> NDArray[np.int64] | None:
-    """Excluded pairs between solved atoms, in their own numbering."""
-    listed = checks.exclusions_of(problem.exclusions, len(problem.system.positions))
-    if listed is None:
-        return None
-    place = np.full(len(problem.system.positions), -1)
-    place[problem.solved.numpy()] = np.arange(len(problem.solved))
-    inner = place[listed]
+def _inner_exclusions(problem: LinearProblem) -> Tensor:
+    """Excluded pairs (m,2) between solved atoms, in their own numbering."""
+    excluded = problem.system.excluded
+    if excluded is None:
+        return torch.zeros((0, 2), dtype=torch.int64)
+    place = torch.full((len(problem.system.positions),), -1)
+    place[problem.solved] = torch.arange(len(problem.solved))
+    inner = place[torch.stack(excluded[:2], dim=1)]
     return inner[(inner >= 0).all(1)]

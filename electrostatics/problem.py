@@ -133,7 +133,6 @@ class Problem:
             order = self.order()
         return LinearProblem(
             system=frozen,
-            exclusions=self.exclusions,
             solved=site.solved,
             group_of=site.group_of,
             by_charge=self.held.by_charge,
@@ -177,11 +176,16 @@ def make_problem(
     s = x.new_zeros(n) if smearing is None else _without(smearing, site.solved, n, x)
     s = checks.smearing_of(s, n, x).index_put((site.solved,), site.smearing)
     whole = None if total_charge is None else checks.to_tensor(total_charge, x)
+    if total_charge is None and field is not None and not all(held.by_charge):
+        raise ValueError(
+            "total_charge = None must be a number with a field and electrodes at a potential: the charge that the cell takes up "
+            "would depend on the origin; give total_charge=0"
+        )
     if whole is not None and not bool(torch.isfinite(whole)):
         raise ValueError(
             f"total_charge = {total_charge} e must be finite: it is the charge of all atoms together"
         )
-    e_field, d_field = coulomb.check_fields(q if whole is None else whole.reshape(1), h, field, displacement)
+    e_field, d_field = coulomb.check_fields(_known_charge(q, held, whole), h, field, displacement)
     constraints = _constraints(coulomb.boundary, held, site.group_of, whole, q)
     problem = Problem(
         coulomb.boundary, x, h, s, q, site, held, constraints, e_field, d_field, whole, exclusions
@@ -189,13 +193,18 @@ def make_problem(
     if coulomb.boundary == "finite-field":
         _check_finite_field(problem)
     if coulomb.boundary == "3d" and not coulomb.as_other_programs:
-        volts = [float(v) for v, by_charge in zip(held.potentials, held.by_charge) if not by_charge]
+        volts = [float(v.detach()) for v, by_charge in zip(held.potentials, held.by_charge) if not by_charge]
         if volts and max(volts) - min(volts) > 1e-12:
             raise ValueError(
                 f'potentials = {", ".join(f"{v:g}" for v in volts)} V must be equal with boundary = "3d": the cell repeats '
                 'through the electrodes; use boundary = "finite-field" or "slab"'
             )
     return problem
+
+
+def _known_charge(q: Tensor, held: Held, total_charge: Tensor | None) -> Tensor:
+    """The charges whose sum the cell has, as far as it is known before the solve."""
+    return torch.cat([q, held.charges]) if total_charge is None else total_charge.reshape(1)
 
 
 def _without(value: Any, solved: Tensor, n: int, like: Tensor) -> Tensor:
@@ -222,8 +231,8 @@ def _constraints(
                 "only open and 3d cells may exchange charge with nothing"
             )
     elif all(by_charge):
-        fixed, fluid, whole = float(held.charges.sum()), float(q.sum()), float(total_charge)
-        if abs(fixed + fluid - whole) > 1e-8 * max(1.0, float(q.abs().sum())):
+        fixed, fluid, whole = (float(v.detach().sum()) for v in (held.charges, q, total_charge))
+        if abs(fixed + fluid - whole) > 1e-8 * max(1.0, float(q.detach().abs().sum())):
             raise ValueError(
                 f"electrode charges + electrolyte charges = {fixed:.6g} + {fluid:.6g} e must equal total_charge = {whole:.6g} e: "
                 "change a held charge or total_charge, or hold one electrode at a potential"
@@ -248,8 +257,8 @@ def _check_finite_field(p: Problem) -> None:
             f'electrodes = held by {what} must be two, both at a potential or both at a charge, with boundary = "finite-field": '
             "the field follows the potential difference of exactly two"
         )
-    if p.total_charge is None or abs(float(p.total_charge)) > 1e-10:
-        shown = "None" if p.total_charge is None else f"{float(p.total_charge):g}"
+    if p.total_charge is None or abs(float(p.total_charge.detach())) > 1e-10:
+        shown = "None" if p.total_charge is None else f"{float(p.total_charge.detach()):g}"
         raise ValueError(
             f'total_charge = {shown} e must be 0 with boundary = "finite-field": a field needs a neutral cell'
         )
@@ -261,4 +270,13 @@ def _check_finite_field(p: Problem) -> None:
         raise ValueError(
             f"electrodes 0 and 1 reach from {low0:.4g} to {high0:.4g} Å and from {low1:.4g} to {high1:.4g} Å along the normal "
             "and must not overlap: unwrap the electrode that crosses the boundary"
+        )
+    fluid = torch.ones(len(p.x), dtype=torch.bool, device=p.x.device)
+    fluid[p.site.solved] = False
+    heights = (p.x @ cells.normal(p.h)).detach()[fluid]
+    floor, ceiling = (high0, low1) if high0 < low1 else (high1, low0)
+    if len(heights) and not bool(((heights > floor) & (heights < ceiling)).any()):
+        raise ValueError(
+            f"electrolyte atoms between the electrodes, from {floor:.4g} to {ceiling:.4g} Å along the normal = 0 must be at "
+            "least one: the cell is wrapped so that the electrolyte lies outside; shift it so that the electrodes enclose it"
         )

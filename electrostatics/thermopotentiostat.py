@@ -14,8 +14,10 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from ase.units import kB
 from numpy.typing import NDArray
+from torch import Tensor
 
 from grahame.electrostatics import checks
 from grahame.electrostatics.constant_potential import ConstantPotential, ConstantPotentialResult
@@ -78,6 +80,11 @@ class ThermoPotentiostat:
             The solve at the new charge; `electrode_charges` are (Q_0, Q_1) with Q_1 the fluctuating charge.
         """
         checks.positive("timestep", timestep, "fs", "it is the time between two calls")
+        if options.get("total_charge", 0.0) is None:
+            raise ValueError(
+                "total_charge = None must be a number for a thermo-potentiostat: what leaves one electrode enters the other; "
+                "give the charge of the cell"
+            )
         whole = float(options.get("total_charge", 0.0)) - self._electrolyte(charges)
         target = self.potential_difference
         if self.charge is None:
@@ -147,7 +154,7 @@ def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPoten
         cpm: the solver, after at least one solve.
 
     Returns:
-        A number in e/V, or the (groups, groups) matrix.
+        A number in e/V, or the (groups, groups) matrix; tensors for samples in a tensor.
 
     Raises:
         ValueError: for fewer than two samples, or a number of columns that is not that of the electrodes.
@@ -169,9 +176,11 @@ def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPoten
                 "half the difference is defined for two electrodes only"
             )
         half = np.array([-0.5, 0.5])
-        return float(beta * samples.var() + half @ inner @ half)
+        value = float(beta * samples.var() + half @ inner @ half)
+        return torch.as_tensor(value, dtype=torch.float64) if isinstance(charges, Tensor) else value
     if samples.shape[1] != len(inner):
         raise ValueError(
             f"charges = array of shape {samples.shape} must have one column per electrode, {len(inner)}: pass all electrodes"
         )
-    return beta * np.cov(samples, rowvar=False, bias=True) + inner
+    matrix = beta * np.cov(samples, rowvar=False, bias=True) + inner
+    return torch.as_tensor(matrix) if isinstance(charges, Tensor) else matrix

@@ -129,6 +129,15 @@ class HybridPotential:
         total_charge: float | None = 0.0,
         **solve_options: Any,
     ) -> None:
+        if field is not None and coulomb.boundary == "3d" and np.any(np.asarray(field) != 0.0):
+            raise ValueError(
+                f"field = {field} V/Å must be left out with boundary 3d: atoms that cross the boundary would change the energy; "
+                "use boundary slab, or displacement"
+            )
+        if field is not None and coulomb.boundary == "open" and np.ndim(field) == 0:
+            raise ValueError(
+                f"field = {field:g} V/Å must be a vector with boundary open: without a cell there is no surface normal"
+            )
         self.short_range = short_range
         self.coulomb = coulomb
         self.electrodes = list(electrodes)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.constraints import dict2constraint
+from ase.io.jsonio import decode, encode
 from numpy.typing import NDArray
 
 from grahame.hybrid.engines.files import write_atomically
@@ -74,6 +76,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "progress": asdict(checkpoint.progress),
         "rng": checkpoint.rng,
         "pbc": [bool(p) for p in checkpoint.start.pbc],
+        "constraints": json.loads(encode([c.todict() for c in checkpoint.start.constraints])),
     }
     arrays: dict[str, NDArray[Any]] = {
         "header": np.array(json.dumps(header)),
@@ -131,6 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
     for name, value in groups["start"].items():
         start.set_array(name, value)
+    start.set_constraint([dict2constraint(c) for c in decode(json.dumps(header["constraints"]))])
     return Checkpoint(
         config=header["config"],
         progress=Progress(**header["progress"]),

@@ -1,0 +1,145 @@
+"""Uses at the edge of the interface: probes on atoms, shared arrays in batches, masks, wrapped cells."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, ThermoPotentiostat
+
+PLATES = np.array([[0.0, 0, 1], [2.9, 0, 1], [0, 2.9, 1], [2.9, 2.9, 1]])
+IONS = np.array([[1.0, 1, 5], [3, 3, 7]])
+X = np.concatenate([PLATES, IONS])
+Q = np.array([0.0, 0, 0, 0, 1, -1])
+H = np.diag([5.8, 5.8, 14.0])
+BOUNDARIES = [("slab", "ewald"), ("slab", "exact"), ("slab-exact", "exact"), ("3d", "pme"), ("open", "exact")]
+
+
+def refused(message: str) -> "pytest.RaisesExc[ValueError]":
+    return pytest.raises(ValueError, match="^" + re.escape(message) + "$")
+
+
+@pytest.mark.parametrize(("boundary", "method"), BOUNDARIES)
+def test_the_potential_on_a_gaussians_centre_is_the_limit_from_nearby(boundary: str, method: str) -> None:
+    coulomb, cell = Coulomb(boundary, method, 1e-8), None if boundary == "open" else H
+    on = coulomb.potential_at(X[:2], X, Q, cell, smearing=0.5)
+    sides = [
+        coulomb.potential_at(X[:2] + np.array([d, 0, 0]), X, Q, cell, smearing=0.5) for d in (1e-3, -1e-3)
+    ]
+    np.testing.assert_allclose(on, np.mean(sides, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("boundary", "method"), BOUNDARIES)
+def test_probes_on_one_place_or_one_image_do_not_see_each_other(boundary: str, method: str) -> None:
+    coulomb, cell = Coulomb(boundary, method), None if boundary == "open" else H
+    points = np.array([[1.0, 1, 6], [1, 1, 6], [6.8, 1, 6]])
+    one = coulomb.potential_at(points[:1], X, Q, cell)
+    several = coulomb.potential_at(points, X, Q, cell)
+    np.testing.assert_allclose(several[:2], one[0], rtol=1e-6)
+    if cell is not None:
+        np.testing.assert_allclose(several[2], one[0], rtol=1e-6)
+
+
+def test_a_probe_on_a_point_charge_is_refused() -> None:
+    message = (
+        "points[0] must not lie on the point charge of atom 4: the potential is infinite there; "
+        "move the point, or give the charge a width"
+    )
+    with refused(message):
+        Coulomb("slab", "ewald").potential_at(X[4:5], X, Q, H)
+
+
+def test_one_set_of_charges_serves_a_batch() -> None:
+    single = Coulomb("slab", "ewald")(X, Q, H)
+    both = Coulomb("slab", "ewald")(np.stack([X, X]), Q, H)
+    np.testing.assert_allclose(both.energy, [single.energy] * 2, rtol=1e-12)
+
+
+def test_rows_and_columns_may_be_masks() -> None:
+    coulomb, mask = Coulomb("slab", "ewald"), np.array([0, 0, 1, 0, 1, 0], dtype=bool)
+    whole = coulomb.matrix(X, H, smearing=0.5)
+    np.testing.assert_array_equal(
+        coulomb.matrix(X, H, smearing=0.5, rows=mask, columns=mask), whole[2::2][:2, 2::2][:, :2]
+    )
+    with refused("rows = 6 must lie between 0 and 5: the system has 6 atoms"):
+        coulomb.matrix(X, H, smearing=0.5, rows=[6])
+
+
+def test_an_open_system_has_no_stress() -> None:
+    assert Coulomb("open")(X, Q, None, stress=True).stress is None
+
+
+def test_a_slab_that_outgrows_its_given_vacuum_is_refused_at_the_second_call_too() -> None:
+    coulomb, cell = Coulomb("slab", "ewald", vacuum=0.0), np.diag([5.8, 5.8, 12.0])
+    coulomb(X, Q, cell)
+    higher = X.copy()
+    higher[5, 2] = 13.4
+    message = (
+        "extent of the charges along the normal = 12.4 Å must be smaller than the height of the k-space cell, 12 Å: "
+        "increase `vacuum` or use vacuum='auto'"
+    )
+    with refused(message):
+        coulomb(higher, Q, cell)
+
+
+def pair(**options: object) -> ConstantPotential:
+    groups = [Electrode([0, 1], potential=0.0), Electrode([2, 3], potential=1.0)]
+    return ConstantPotential(groups, Coulomb("slab", "ewald"), **options)  # type: ignore[arg-type]
+
+
+def test_a_factor_belongs_to_its_excluded_pairs() -> None:
+    used, fresh = pair(), pair()
+    used.solve(X, Q, H)
+    np.testing.assert_allclose(
+        used.solve(X, Q, H, exclusions=[[0, 1]]).charges,
+        fresh.solve(X, Q, H, exclusions=[[0, 1]]).charges,
+        atol=1e-10,
+    )
+    np.testing.assert_allclose(used.capacitance, fresh.capacitance, rtol=1e-9)
+    assert used.factorizations == 2
+
+
+def test_potentials_of_a_batch_may_carry_a_graph() -> None:
+    volt = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    solution = pair().solve(np.stack([X, X]), Q, H, potentials=[0.0, volt])
+    (slope,) = torch.autograd.grad(solution.energy.sum(), volt)
+    assert float(slope) == pytest.approx(-float(solution.electrode_charges[:, 1].sum().detach()), abs=1e-9)
+
+
+def test_a_single_number_is_no_list_of_potentials() -> None:
+    message = (
+        "potentials = 1.0 must be a list with one value per electrode, 2: use None where nothing changes"
+    )
+    with refused(message):
+        pair().solve(X, Q, H, potentials=1.0)
+
+
+def test_a_finite_field_cell_with_the_electrolyte_outside_is_refused() -> None:
+    x = np.array([[0.0, 0, 6], [2.9, 0, 6], [0, 0, 8], [2.9, 0, 8], [1, 1, 2], [3, 3, 12]])
+    groups = [Electrode([0, 1], potential=0.0), Electrode([2, 3], potential=1.0)]
+    message = (
+        "electrolyte atoms between the electrodes, from 6 to 8 Å along the normal = 0 must be at least one: "
+        "the cell is wrapped so that the electrolyte lies outside; shift it so that the electrodes enclose it"
+    )
+    with refused(message):
+        ConstantPotential(groups, Coulomb("finite-field", "ewald")).solve(x, Q, H)
+
+
+def test_a_field_needs_a_known_charge_of_the_cell() -> None:
+    groups = [Electrode([0, 1], potential=0.0)]
+    message = (
+        "total_charge = None must be a number with a field and electrodes at a potential: the charge that the cell takes up "
+        "would depend on the origin; give total_charge=0"
+    )
+    with refused(message):
+        ConstantPotential(groups, Coulomb("3d", "ewald")).solve(X, Q, H, field=[0, 0, 0.1], total_charge=None)
+
+
+def test_a_thermo_potentiostat_needs_a_known_charge_of_the_cell() -> None:
+    message = (
+        "total_charge = None must be a number for a thermo-potentiostat: what leaves one electrode enters the other; "
+        "give the charge of the cell"
+    )
+    with refused(message):
+        ThermoPotentiostat(pair(), 300.0, 50.0, 1).step(X, Q, H, 1.0, total_charge=None)
