@@ -1,21 +1,26 @@
-"""What came in goes out: numpy or torch, single or double precision, with or without a graph."""
+"""What came in goes out: numpy or torch, single or double precision, with or without a graph, on its device."""
 
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
 class Kind:
-    """Numpy or torch, and the precision, of what came in: the same goes out."""
+    """Numpy or torch, and the precision, of what came in: the same goes out.
 
-    def __init__(self, *values: Any) -> None:
+    `device` is that of the first tensor, None if there is none. `dtype` overrules the precision of the input.
+    """
+
+    def __init__(self, *values: Any, dtype: torch.dtype | None = None) -> None:
         tensors = [v for v in values if isinstance(v, Tensor)]
         self.torch = bool(tensors)
         self.requires_grad = any(t.requires_grad for t in tensors)
         first = tensors[0] if tensors else next(v for v in values if v is not None)
-        self.single = str(getattr(first, "dtype", "")).endswith("float32")
+        self.device = tensors[0].device if tensors else None
+        self.single = str(getattr(first, "dtype", "") if dtype is None else dtype).endswith("float32")
 
     def out(self, value: Tensor | None, track: bool) -> Any:
         """The value as the caller's kind; scalars of numpy input become floats."""
@@ -28,6 +33,16 @@ class Kind:
             return float(value)
         array = value.cpu().numpy()
         return array.astype(np.float32) if self.single else array
+
+
+def host(value: Any) -> NDArray[Any]:
+    """A numpy array of anything: tensors of any device without their graph."""
+    return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+
+
+def numbers(value: Any) -> NDArray[np.float64]:
+    """The same as float64."""
+    return np.asarray(host(value), dtype=np.float64)
 
 
 def depth(value: Any) -> int:

@@ -6,7 +6,7 @@ thicker than planned: along a trajectory nothing jumps, and the tables of a fixe
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.system import System
 from grahame.kernels import reference
 from grahame.kernels.neighbors import NeighborList, Pairs, neighbor_pairs
+
+Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 METHODS = {
     "3d": ("exact", "ewald", "pme"),
@@ -78,6 +80,7 @@ class Binder:
         self._plan: Plan | None = None
         self._waves: Tensor | None = None
         self._neighbors: NeighborList | None = None
+        self._on_device = OnDevice()
 
     def bind(
         self,
@@ -100,27 +103,27 @@ class Binder:
             neighbors: use this list instead of the operator's own.
             waves: the waves that belong to given `parameters` of an Ewald sum.
         """
-        fixed_x, fixed_h = x.detach(), None if h is None else h.detach()
+        # What depends on the data is decided on the host: one copy of the geometry serves it all.
+        fixed_x, fixed_h = x.detach().cpu(), None if h is None else h.detach().cpu()
         if parameters is None:
             parameters = self.parameters(fixed_x, fixed_h, s.detach())
         periodic = cells.PERIODIC[self.settings.boundary]
         excluded = None
         listed = checks.exclusions_of(exclusions, len(x))
         if listed is not None:
-            frame = np.zeros((3, 3)) if fixed_h is None else fixed_h.cpu().numpy()
-            places = fixed_x.cpu().numpy()
+            frame = np.zeros((3, 3)) if fixed_h is None else fixed_h.numpy()
+            places = fixed_x.numpy()
             vectors = places[listed[:, 1]] - places[listed[:, 0]]
             shifts = cells.nearest_image_shifts(vectors, frame, periodic)
-            i, j, images = (torch.as_tensor(a, device=x.device) for a in (*listed.T, shifts))
-            excluded = i, j, images
+            excluded = self._on_device.excluded(listed, shifts, x.device)
         pairs = None
         if fixed_h is None:
             self._refuse_coincident(fixed_x, None, probes)
         else:
             k_cell = cells.extend_along_normal(fixed_h, parameters.padding)
-            pairs = self._pairs(fixed_x, k_cell, parameters, neighbors, probes)
+            pairs = self._pairs(fixed_x, k_cell, parameters, neighbors, probes, x.device)
             if parameters.method == "ewald" and waves is None:
-                waves = self._half_waves(parameters)
+                waves = self._half_waves(parameters, x.device)
         return System(
             self.settings.boundary,
             self.settings.background,
@@ -135,13 +138,13 @@ class Binder:
         )
 
     def parameters(self, x: Tensor, h: Tensor | None, s: Tensor) -> Parameters:
-        """The kept parameters if they still fit this geometry, else newly chosen ones."""
+        """The kept parameters if they still fit this geometry (on the CPU), else newly chosen ones."""
         widest = float(s.max())
         if h is None:
             return Parameters("exact", math.inf, 0.0)
         z = x @ cells.normal(h)
         extent = float(z.max() - z.min())
-        frame = h.cpu().numpy()
+        frame = h.numpy()
         plan = self._plan
         if plan is not None and plan.atoms == len(x) and widest <= plan.widest and extent <= plan.extent:
             strain = np.abs(np.linalg.solve(plan.cell, frame) - np.eye(3)).max()
@@ -157,7 +160,7 @@ class Binder:
                 f"smearing = {widest:g} Å must not exceed {WIDEST:g} Å: no real-space cut-off carries a Gaussian that wide; "
                 "use a narrower one"
             )
-        frame = h.cpu().numpy().copy()
+        frame = h.numpy().copy()
         slab_like = self.settings.boundary == "slab"
         room = extent + _ROOM if slab_like else math.inf
         if slab_like and self.settings.vacuum != "auto":
@@ -174,10 +177,10 @@ class Binder:
             volume = float(cells.volume(k_cell))
             found = exact.parameters(volume, len(x), smallest, self.settings.boundary == "slab-exact")
         else:
-            matter = accuracy_law.occupied_volume(x.cpu().numpy(), k_cell.cpu().numpy())
+            matter = accuracy_law.occupied_volume(x.numpy(), k_cell.numpy())
             request = accuracy_law.Request(
                 len(x),
-                k_cell.cpu().numpy(),
+                k_cell.numpy(),
                 float(cells.volume(h)),
                 matter,
                 smallest,
@@ -216,19 +219,26 @@ class Binder:
             )
 
     def _pairs(
-        self, x: Tensor, k_cell: Tensor, p: Parameters, given: NeighborList | None, probes: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self,
+        x: Tensor,
+        k_cell: Tensor,
+        p: Parameters,
+        given: NeighborList | None,
+        probes: int,
+        device: torch.device,
+    ) -> Triple:
+        """Pairs of a geometry on the host, as tensors on the device."""
         real = x[: len(x) - probes]
         if p.method == "exact":
             all_pairs = neighbor_pairs(
-                x.cpu().numpy(),
-                k_cell.cpu().numpy(),
+                x.numpy(),
+                k_cell.numpy(),
                 cells.PERIODIC_K[self.settings.boundary],
                 p.cutoff,
                 half=False,
             )
             self._refuse_coincident(real, k_cell, 0)
-            return _tensors(all_pairs, len(real), x)
+            return _list_tensors(_without_probes(all_pairs, len(real), len(x)), device)
         if given is not None:
             neighbors = given
         elif probes:
@@ -237,7 +247,7 @@ class Binder:
             if self._neighbors is None or self._neighbors.cutoff != p.cutoff:
                 self._neighbors = NeighborList(p.cutoff)
             neighbors = self._neighbors
-        places, frame = np.ascontiguousarray(x.cpu().numpy()), np.ascontiguousarray(k_cell.cpu().numpy())
+        places, frame = np.ascontiguousarray(x.numpy()), np.ascontiguousarray(k_cell.numpy())
         pairs = neighbors.update(places, frame, cells.PERIODIC_K[self.settings.boundary])
         if probes:
             self._refuse_coincident(real, k_cell, 0)
@@ -245,7 +255,9 @@ class Binder:
             first, second, r = neighbors.closest(places, frame)
             if r < checks.COINCIDENT:
                 checks.refuse_coincident(first, second, r)
-        return _tensors(pairs, len(real), x)
+        if probes:
+            return _list_tensors(_without_probes(pairs, len(real), len(x)), device)
+        return self._on_device.pairs(pairs, device)
 
     def off_centre(self, points: Tensor, x: Tensor, h: Tensor | None, s: Tensor) -> Tensor:
         """Probes with those on a Gaussian's centre moved by 3e-6 Å, where the potential is flat.
@@ -256,7 +268,7 @@ class Binder:
         frame = np.zeros((3, 3)) if h is None else h.detach().cpu().numpy()
         together = torch.cat([x, points]).detach().cpu().numpy()
         close = neighbor_pairs(together, frame, cells.PERIODIC[self.settings.boundary], _ON_TOP)
-        moved = torch.zeros_like(points)
+        moved = torch.zeros(points.shape, dtype=points.dtype)
         for i, j in zip(np.minimum(close.i, close.j), np.maximum(close.i, close.j)):
             if i < len(x) <= j:
                 if float(s[i]) == 0.0:
@@ -265,21 +277,22 @@ class Binder:
                         "move the point, or give the charge a width"
                     )
                 moved[j - len(x), 0] = 3e-6
-        return points + moved
+        return points + moved.to(points.device)
 
-    def _half_waves(self, p: Parameters) -> Tensor:
+    def _half_waves(self, p: Parameters, device: torch.device) -> Tensor:
         """Waves of the Ewald sum: a list of the cell the parameters were chosen for, so that it does not
         change under a small strain."""
         if self._waves is None:
             assert self._plan is not None
             k_frame = cells.extend_along_normal(torch.as_tensor(self._plan.cell), p.padding)
             self._waves = reference.half_reciprocal_indices(k_frame, p.reciprocal_cutoff)
+        self._waves = self._waves.to(device)
         return self._waves
 
     def _refuse_coincident(self, x: Tensor, h: Tensor | None, probes: int) -> None:
         """Raise if two atoms (not probes) lie on one place, images included."""
-        real = x[: len(x) - probes].cpu().numpy()
-        frame = np.zeros((3, 3)) if h is None else h.cpu().numpy()
+        real = x[: len(x) - probes].numpy()
+        frame = np.zeros((3, 3)) if h is None else h.numpy()
         close = neighbor_pairs(real, frame, cells.PERIODIC_K[self.settings.boundary], checks.COINCIDENT)
         if len(close.i):
             vectors = real[close.j] + close.shifts @ frame - real[close.i]
@@ -327,11 +340,50 @@ class Binder:
                 self._neighbors.load_state(entries)
 
 
-def _tensors(pairs: Pairs, atoms: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The list as tensors, without pairs of two probes: they carry no charge and may lie on one place."""
-    columns = pairs.i, pairs.j, pairs.shifts
-    if atoms < len(x):
-        keep = (pairs.i < atoms) | (pairs.j < atoms)
-        columns = pairs.i[keep], pairs.j[keep], pairs.shifts[keep]
-    i, j, shifts = (torch.as_tensor(c, device=x.device) for c in columns)
-    return i, j, shifts
+class OnDevice:
+    """Lists of pairs on the device of the evaluation, copied there once as long as they stay the same."""
+
+    def __init__(self) -> None:
+        # Two: the operator's own list and that of the electrodes.
+        self._pairs: list[tuple[Pairs, Triple]] = []
+        self._excluded: tuple[NDArray[np.int64], NDArray[np.int64], Triple] | None = None
+
+    def pairs(self, found: Pairs, device: torch.device) -> Triple:
+        """The pairs of a neighbour list, which gives the same object until it is made anew."""
+        if device.type == "cpu":
+            return _list_tensors(found, device)
+        for pairs, tensors in self._pairs:
+            if pairs is found and tensors[0].device == device:
+                return tensors
+        self._pairs = [(found, _list_tensors(found, device)), *self._pairs[:1]]
+        return self._pairs[0][1]
+
+    def excluded(self, listed: NDArray[np.int64], shifts: NDArray[np.int64], device: torch.device) -> Triple:
+        """Excluded pairs (m,2) with the shifts (m,3) of their nearest images."""
+        if device.type != "cpu" and self._excluded is not None:
+            atoms, images, tensors = self._excluded
+            same = np.array_equal(atoms, listed) and np.array_equal(images, shifts)
+            if same and tensors[0].device == device:
+                return tensors
+        self._excluded = listed, shifts, _tensors(*listed.T, shifts, device=device)
+        return self._excluded[2]
+
+
+def _without_probes(pairs: Pairs, atoms: int, points: int) -> Pairs:
+    """The list without pairs of two probes: they carry no charge and may lie on one place."""
+    if atoms == points:
+        return pairs
+    keep = (pairs.i < atoms) | (pairs.j < atoms)
+    return Pairs(pairs.i[keep], pairs.j[keep], pairs.shifts[keep])
+
+
+def _list_tensors(pairs: Pairs, device: torch.device) -> Triple:
+    return _tensors(pairs.i, pairs.j, pairs.shifts, device=device)
+
+
+def _tensors(*columns: NDArray[np.integer], device: torch.device) -> Triple:
+    """The list as tensors: the arrays' own memory on the CPU, and the 64-bit indices of torch elsewhere."""
+    i, j, shifts = (torch.as_tensor(c) for c in columns)
+    if device.type == "cpu":
+        return i, j, shifts
+    return i.to(device).long(), j.to(device).long(), shifts.to(device).long()

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grahame.electrostatics.arrays import host
+
 Array: TypeAlias = NDArray[Any] | Tensor | Sequence[Any]
 
 # Closer than this two atoms are one atom by mistake: no chemistry happens below it.
@@ -19,16 +21,17 @@ COINCIDENT = 1e-3
 
 
 def to_tensor(value: Any, like: Tensor | None = None) -> Tensor:
-    """Float64 tensor of numpy, sequence or torch input; a graph is kept."""
+    """Float64 tensor of numpy, sequence or torch input, on the device of `like`; a graph is kept."""
     if isinstance(value, Tensor):
-        return value.to(torch.float64)
+        return value.to(torch.float64) if like is None else value.to(like.device, torch.float64)
     tensor = torch.as_tensor(np.asarray(value, dtype=np.float64))
     return tensor if like is None else tensor.to(like.device)
 
 
-def positions_of(value: Any) -> Tensor:
-    """Positions (n,3) in Å, finite."""
+def positions_of(value: Any, device: torch.device | str | None = None) -> Tensor:
+    """Positions (n,3) in Å, finite, on a device (None: where they are)."""
     x = to_tensor(value)
+    x = x if device is None else x.to(device)
     if x.ndim != 2 or x.shape[1] != 3:
         raise ValueError(
             f"positions = array of shape {tuple(x.shape)} must have shape (n, 3): pass one row per atom"
@@ -59,6 +62,25 @@ def per_atom(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor:
         index = int(bad[0, 0])
         raise ValueError(
             f"{name}[{index}] = {float(v[index]):g} {unit} must be finite: check where it comes from"
+        )
+    return v
+
+
+def columns_of(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor:
+    """One finite number per atom (n,), or one per atom and column (n,m)."""
+    v = to_tensor(value, like)
+    if v.ndim < 2:
+        return per_atom(name, v, n, unit, like)
+    if v.ndim > 2 or len(v) != n:
+        raise ValueError(
+            f"{name} = array of shape {tuple(v.shape)} must have shape ({n},) or ({n}, m): "
+            f"pass one value in {unit} per atom, or a column of them for each set"
+        )
+    bad = (~torch.isfinite(v)).nonzero()
+    if len(bad):
+        row, column = bad[0].tolist()
+        raise ValueError(
+            f"{name}[{row}, {column}] = {float(v[row, column]):g} {unit} must be finite: check where it comes from"
         )
     return v
 
@@ -112,7 +134,7 @@ def exclusions_of(value: Any, n: int) -> NDArray[np.int64] | None:
     """Excluded pairs (m,2), each once, of two different existing atoms; None if there are none."""
     if value is None:
         return None
-    raw = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    raw = host(value)
     if raw.size == 0:
         return None
     if raw.ndim != 2 or raw.shape[1] != 2 or not np.issubdtype(raw.dtype, np.integer):
@@ -145,7 +167,7 @@ def exclusions_of(value: Any, n: int) -> NDArray[np.int64] | None:
 
 def indices_of(name: str, value: Any, n: int) -> Tensor:
     """Atom indices (m,), from integers or from a mask of all atoms."""
-    raw = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    raw = host(value)
     if raw.dtype == bool:
         if raw.shape != (n,):
             raise ValueError(

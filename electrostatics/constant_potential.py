@@ -16,7 +16,7 @@ Sources: Siepmann and Sprik, J. Chem. Phys. 102, 511 (1995); Reed, Lanning and M
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields
-from grahame.electrostatics.arrays import Kind, depth, entry, stack, variable
+from grahame.electrostatics.arrays import Kind, depth, entry, host, stack, variable
 from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.electrodes import Electrode, check_electrodes, expand, what_is_held
 from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
@@ -111,7 +111,10 @@ class ConstantPotential:
         check_electrodes(electrodes)
         self.electrodes = list(electrodes)
         self.coulomb = coulomb
-        self.smearing = expand("smearing", smearing, electrodes, "Å")
+        tensors = [v for v in (smearing, electronegativity, hardness, thomas_fermi_length, voronoi_volume)
+                   if isinstance(v, Tensor)]  # fmt: skip
+        home = torch.device(coulomb.device or (tensors[0].device if tensors else "cpu"))
+        self.smearing = expand("smearing", smearing, electrodes, "Å", home)
         wrong = (self.smearing.detach() <= 0).nonzero()
         if len(wrong):
             value = float(self.smearing[int(wrong[0, 0])])
@@ -119,9 +122,9 @@ class ConstantPotential:
                 f"smearing = {value:g} Å must be greater than zero on solved atoms: "
                 "a point charge has no finite self-energy; 0.392 Å is usual for gold"
             )
-        self.electronegativity = expand("electronegativity", electronegativity, electrodes, "V")
-        self.hardness = expand("hardness", hardness, electrodes, "V/e")
-        length = expand("thomas_fermi_length", thomas_fermi_length, electrodes, "Å")
+        self.electronegativity = expand("electronegativity", electronegativity, electrodes, "V", home)
+        self.hardness = expand("hardness", hardness, electrodes, "V/e", home)
+        length = expand("thomas_fermi_length", thomas_fermi_length, electrodes, "Å", home)
         if bool((length.detach() < 0).any()):
             raise ValueError(
                 f"thomas_fermi_length = {float(length.min()):g} Å must not be negative: use 0 for a perfect metal"
@@ -131,7 +134,7 @@ class ConstantPotential:
                 raise ValueError(
                     "voronoi_volume = None must be given with a thomas_fermi_length: it is the volume per electrode atom in Å³"
                 )
-            volume = expand("voronoi_volume", voronoi_volume, electrodes, "Å³")
+            volume = expand("voronoi_volume", voronoi_volume, electrodes, "Å³", home)
             if bool((volume.detach() <= 0).any()):
                 raise ValueError(
                     f"voronoi_volume = {float(volume.min()):g} Å³ must be greater than zero: it is a volume per atom"
@@ -144,6 +147,8 @@ class ConstantPotential:
         if tolerance is not None:
             checks.positive("tolerance", tolerance, "", "it is a residual relative to the right-hand side")
         self.tolerance = tolerance
+        # Newton steps that carry derivatives, see `_responding`.
+        self.response_steps = 2
         self.solved = torch.as_tensor(np.concatenate([e.indices for e in electrodes]))
         self.group_of = torch.cat([torch.full((len(e),), g) for g, e in enumerate(electrodes)])
         self._site = OnSite(
@@ -171,6 +176,8 @@ class ConstantPotential:
         total_charge: Any = 0.0,
         forces: bool = True,
         stress: bool = False,
+        electronegativity: Any = None,
+        hardness: Any = None,
     ) -> ConstantPotentialResult:
         """Charges, potentials, Omega and its derivatives.
 
@@ -185,6 +192,8 @@ class ConstantPotential:
             exclusions: (m,2) excluded pairs.
             total_charge: of all atoms, in e; None leaves it free ("open" and "3d" only).
             forces, stress: what is wanted.
+            electronegativity, hardness: in this call, in the forms the constructor takes; None leaves its values.
+                The Thomas-Fermi term is added to the hardness here as well.
 
         Returns:
             ConstantPotentialResult.
@@ -196,23 +205,20 @@ class ConstantPotential:
         if depth(positions) == 3:
             return self._batched(
                 positions, charges, cell, potentials, electrode_charges, field, displacement, smearing, exclusions,
-                total_charge, forces, stress,
+                total_charge, forces, stress, electronegativity, hardness,
             )  # fmt: skip
-        held = what_is_held(self.electrodes, potentials, electrode_charges)
-        kind = Kind(positions, charges, cell, field, displacement, smearing, total_charge)
-        extras = (
-            held.potentials,
-            held.charges,
-            self.smearing,
-            self.hardness,
-            self.electronegativity,
-            self.thomas_fermi,
+        kind = Kind(
+            positions, charges, cell, field, displacement, smearing, total_charge, dtype=self.coulomb.dtype
         )
+        device = torch.device(self.coulomb.device or kind.device or "cpu")
+        held = what_is_held(self.electrodes, potentials, electrode_charges, device)
+        site = self._site_on(device, electronegativity, hardness)
+        extras = (held.potentials, held.charges, site.smearing, site.electronegativity, site.hardness)
         wants_graph = kind.requires_grad or any(t.requires_grad for t in extras)
         kind.torch = kind.torch or wants_graph
         track = torch.is_grad_enabled() and wants_graph
         problem = make_problem(
-            self.coulomb, self.electrodes, self._site, held, positions, charges, cell, smearing, exclusions, field,
+            self.coulomb, self.electrodes, site, held, positions, charges, cell, smearing, exclusions, field,
             displacement, total_charge,
         )  # fmt: skip
         # An open system has no volume: its stress is None.
@@ -226,7 +232,7 @@ class ConstantPotential:
 
         In finite field the field follows the potentials.
         """
-        return self._linear.capacitance().numpy()
+        return host(self._linear.capacitance())
 
     @property
     def factorizations(self) -> int:
@@ -235,12 +241,21 @@ class ConstantPotential:
 
     @property
     def smallest_eigenvalue(self) -> float:
-        """Smallest eigenvalue of the electrode matrix in the null space of the constraints, eV/e²."""
+        """Smallest eigenvalue of the electrode matrix in the null space of the constraints, eV/e².
+
+        Raises:
+            RuntimeError: before a first solve.
+            ValueError: where the constraints fix every charge: an empty space has no eigenvalue.
+        """
         return self._linear.factor("smallest_eigenvalue").spectrum[0]
 
     @property
     def condition(self) -> float:
-        """Condition number of the electrode matrix in the null space of the constraints."""
+        """Condition number of the electrode matrix in the null space of the constraints.
+
+        Raises:
+            RuntimeError, ValueError: as `smallest_eigenvalue`.
+        """
         low, high = self._linear.factor("condition").spectrum
         return high / low
 
@@ -255,6 +270,27 @@ class ConstantPotential:
         self._linear.load_state({k[7:]: v for k, v in state.items() if k.startswith("linear_")})
 
     # ---------------------------------------------------------------- evaluation
+
+    def _site_on(self, device: torch.device, electronegativity: Any, hardness: Any) -> OnSite:
+        """The solved atoms' properties on a device, those given in this call among them."""
+        site = self._kept_site(device)
+        if electronegativity is not None:
+            chi = expand("electronegativity", electronegativity, self.electrodes, "V", device)
+            site = replace(site, electronegativity=chi)
+        if hardness is not None:
+            own = expand("hardness", hardness, self.electrodes, "V/e", device)
+            site = replace(site, hardness=own + self.thomas_fermi.to(device))
+        return site
+
+    def _kept_site(self, device: torch.device) -> OnSite:
+        """The constructor's properties on a device, kept there unless they carry a graph."""
+        if any(
+            t.requires_grad for t in (self._site.smearing, self._site.electronegativity, self._site.hardness)
+        ):
+            return self._site.to(device)
+        if self._site.solved.device != device:
+            self._site = self._site.to(device)
+        return self._site
 
     def _evaluate(self, p: Problem, track: bool, forces: bool, stress: bool) -> dict[str, Any]:
         """Solve, then take Omega's derivatives; correct the charges again if the residual asks for it."""
@@ -272,7 +308,7 @@ class ConstantPotential:
             answer = self._linear.start(linear, tolerance)
             wanted = ([leaf_x] if forces else []) + ([] if strain is None else [strain])
             while True:
-                q, strength = p.q.index_put((self.solved,), answer.charges), answer.strength
+                q, strength = p.q.index_put((p.site.solved,), answer.charges), answer.strength
                 if respond:
                     q, strength = self._responding(p, system, linear, answer)
                 out, gradients, mismatch = self._derivatives(p, system, q, strength, wanted, track)
@@ -303,14 +339,16 @@ class ConstantPotential:
         """Charges (and following field) as functions of all inputs, by Newton steps from the solution.
 
         Each step with the exact inverse adds one order of derivatives; the second also removes what an
-        inverse of a slightly different discretisation leaves in the first.
+        inverse of a slightly different discretisation leaves in the first. Where only Omega is differentiated, and
+        not more than twice, `response_steps` = 1 will do: Omega is stationary, so that second derivatives of the
+        charges, whose sums are held, drop out of it.
         """
         solved, strength = answer.charges, answer.strength
         wanted = p.held_sums()
         c = p.constraints
-        for _ in range(2):
+        for _ in range(self.response_steps):
             solved = solved + c.spread((wanted - c.sums(solved)) / c.sizes()) if c.count else solved
-            q = p.q.index_put((self.solved,), solved)
+            q = p.q.index_put((p.site.solved,), solved)
             leaf = q.view_as(q) if q.requires_grad else q.detach().requires_grad_()
             (kq,) = torch.autograd.grad(system.energy(leaf), leaf, create_graph=True)
             potential = kq + p.external(system, strength)
@@ -318,7 +356,7 @@ class ConstantPotential:
             assert system.cell is not None or strength is None
             length = None if strength is None or system.cell is None else cells.height(system.cell)
             solved, strength = self._linear.newton(linear, solved, strength, mismatch, means, length)
-        return p.q.index_put((self.solved,), solved), strength
+        return p.q.index_put((p.site.solved,), solved), strength
 
     def _derivatives(
         self,
@@ -335,7 +373,7 @@ class ConstantPotential:
         """
         k, h = self.coulomb.coulomb_constant, system.cell
         charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_()
-        site, on_solved = p.site, charges[self.solved]
+        site, on_solved = p.site, charges[p.site.solved]
         inner = system.energy(charges) + (charges * p.external(system, strength)).sum()
         inner = inner + (site.electronegativity * on_solved + 0.5 * site.hardness * on_solved**2).sum()
         field_energy, field = inner.new_zeros(()), inner.new_zeros(3)
@@ -350,9 +388,9 @@ class ConstantPotential:
             assert h is not None
             inner = inner + fields.displacement_energy(h, p.displacement, k)
             field = fields.displaced_field(system.positions, charges, h, p.displacement, k)
-        by_charge = torch.tensor(p.held.by_charge)
+        by_charge = torch.tensor(p.held.by_charge, device=q.device)
         psi = torch.where(by_charge, torch.zeros_like(p.held.potentials), p.held.potentials)
-        group_charges = charges.new_zeros(len(self.electrodes)).index_add(0, self.group_of, on_solved)
+        group_charges = charges.new_zeros(len(self.electrodes)).index_add(0, site.group_of, on_solved)
         work = (psi * group_charges).sum()
         omega = inner - work + field_energy
         gradients = list(
@@ -362,12 +400,12 @@ class ConstantPotential:
         )
         gradients = [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, [charges, *wanted])]
         # dOmega/dq = dU/dq - psi; dU/dq without the electrodes' own chi and J is the potential.
-        on_site = site.electronegativity + site.hardness * on_solved - psi[self.group_of]
-        potential = gradients.pop(0).index_add(0, self.solved, -on_site)
+        on_site = site.electronegativity + site.hardness * on_solved - psi[site.group_of]
+        potential = gradients.pop(0).index_add(0, site.solved, -on_site)
         mismatch, means = p.stationarity(potential, charges)
         multiplier = mismatch.new_zeros(())
         if p.total_charge is not None and not all(p.held.by_charge):
-            multiplier = mismatch[~by_charge[self.group_of]].mean()
+            multiplier = mismatch[~by_charge[site.group_of]].mean()
         out = {
             "charges": charges,
             "electrode_charges": group_charges,
@@ -400,6 +438,8 @@ class ConstantPotential:
         total_charge: Any,
         forces: bool,
         stress: bool,
+        electronegativity: Any,
+        hardness: Any,
     ) -> ConstantPotentialResult:
         """One solve per entry of the leading axis, stacked."""
         results = [
@@ -416,6 +456,8 @@ class ConstantPotential:
                 entry(total_charge, b, 0),
                 forces,
                 stress,
+                entry(electronegativity, b, 1),
+                entry(hardness, b, 1),
             )
             for b in range(len(positions))
         ]

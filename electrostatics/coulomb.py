@@ -53,8 +53,10 @@ class Coulomb:
             cells of Gaussians in three dimensions only. In "3d", "point" also takes what these programs take
             and what has no meaning of its own there: fields in charged cells, and unequal held potentials.
         coulomb_constant: k in eV Å/e².
-        dtype: accepted for float64 only: sums are in double precision.
-        device: torch device of the evaluation; None takes that of the input.
+        dtype: precision of the results, torch.float64 or torch.float32; None takes that of the input. Sums
+            are in double precision whatever it is.
+        device: torch device of the evaluation, to which all input is moved and on which torch results live;
+            None takes that of the first tensor of the input, the CPU for numpy arrays.
         cutoff, splitting, mesh, order: fix the real-space cut-off (Å), the Ewald splitting (1/Å), the mesh
             points and the B-spline order instead of deriving them from `accuracy`.
         ewald_backend: "auto" (our kernels), or "torch-pme" to have energies and their derivatives of method
@@ -186,8 +188,8 @@ class Coulomb:
             return self._batched(
                 positions, charges, cell, smearing, exclusions, field, displacement, forces, stress
             )
-        kind = Kind(positions, charges, cell, smearing, field, displacement)
-        x, h, s = self._checked(positions, cell, smearing)
+        kind = Kind(positions, charges, cell, smearing, field, displacement, dtype=self.dtype)
+        x, h, s = self._checked(positions, cell, smearing, kind)
         q = checks.per_atom("charges", charges, len(x), "e", x)
         e_field, d_field = self.check_fields(q, h, field, displacement)
         # An open system has no volume: its stress is None.
@@ -236,10 +238,10 @@ class Coulomb:
         Raises:
             ValueError: as a call does.
         """
-        kind = Kind(points, positions, charges, cell, smearing, field, displacement)
-        x, h, s = self._checked(positions, cell, smearing)
+        kind = Kind(points, positions, charges, cell, smearing, field, displacement, dtype=self.dtype)
+        x, h, s = self._checked(positions, cell, smearing, kind)
         q = checks.per_atom("charges", charges, len(x), "e", x)
-        p = self._binder.off_centre(checks.positions_of(points), x, h, s)
+        p = self._binder.off_centre(checks.positions_of(points, x.device), x, h, s)
         e_field, d_field = self.check_fields(q, h, field, displacement)
         all_x = torch.cat([x, p])
         all_q = torch.cat([q, q.new_zeros(len(p))])
@@ -274,23 +276,47 @@ class Coulomb:
         Raises:
             ValueError: as a call does.
         """
-        kind = Kind(positions, cell, smearing)
-        x, h, s = self._checked(positions, cell, smearing)
+        kind = Kind(positions, cell, smearing, dtype=self.dtype)
+        x, h, s = self._checked(positions, cell, smearing, kind)
         track = torch.is_grad_enabled() and kind.requires_grad
         with torch.set_grad_enabled(track):
             k = self.bind(x, h, s, exclusions).matrix()
         if rows is not None:
-            k = k[checks.indices_of("rows", rows, len(x))]
+            k = k[checks.indices_of("rows", rows, len(x)).to(k.device)]
         if columns is not None:
-            k = k[:, checks.indices_of("columns", columns, len(x))]
+            k = k[:, checks.indices_of("columns", columns, len(x)).to(k.device)]
         return kind.out(k, track)
+
+    def product(
+        self, positions: Any, charges: Any, cell: Any, smearing: Any = None, exclusions: Any = None
+    ) -> Any:
+        """The operator applied to one or many sets of charges, bound to the geometry once.
+
+        V = K Q, on-site Gaussian part included, without the linear terms of a given field.
+
+        Args:
+            positions, cell, smearing, exclusions: as in a call.
+            charges: (n,) or (n,m) e, a set of charges in each column.
+
+        Returns:
+            Potentials of the same shape in V. Derivatives with respect to charges and geometry pass through torch.
+
+        Raises:
+            ValueError: as a call does.
+        """
+        kind = Kind(positions, charges, cell, smearing, dtype=self.dtype)
+        x, h, s = self._checked(positions, cell, smearing, kind)
+        q = checks.columns_of("charges", charges, len(x), "e", x)
+        track = torch.is_grad_enabled() and kind.requires_grad
+        with torch.set_grad_enabled(track):
+            return kind.out(self.bind(x, h, s, exclusions).product(q), track)
 
     def parameters(
         self, positions: Any, charges: Any = None, cell: Any = None, smearing: Any = None
     ) -> Parameters:
         """What `accuracy` was turned into for this geometry (the charges do not matter)."""
         x, h, s = self._checked(positions, cell, smearing)
-        return self._binder.parameters(x.detach(), None if h is None else h.detach(), s.detach())
+        return self._binder.parameters(x.detach().cpu(), None if h is None else h.detach().cpu(), s.detach())
 
     # ------------------------------------------------------------- for the package
 
@@ -332,10 +358,11 @@ class Coulomb:
 
     # ------------------------------------------------------------------ private
 
-    def _checked(self, positions: Any, cell: Any, smearing: Any) -> tuple[Tensor, Tensor | None, Tensor]:
-        x = checks.positions_of(positions)
-        if self.device is not None:
-            x = x.to(self.device)
+    def _checked(
+        self, positions: Any, cell: Any, smearing: Any, kind: Kind | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Positions, cell and widths on the device of the evaluation, where all else follows the positions."""
+        x = checks.positions_of(positions, self.device or (kind.device if kind else None))
         return x, checks.cell_of(cell, self.boundary, x), checks.smearing_of(smearing, len(x), x)
 
     def check_fields(

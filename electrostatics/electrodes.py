@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import checks
-from grahame.electrostatics.arrays import depth
+from grahame.electrostatics.arrays import depth, host
 
 
 class Electrode:
@@ -33,7 +33,7 @@ class Electrode:
     """
 
     def __init__(self, indices: Any, potential: Any = None, charge: Any = None) -> None:
-        raw = indices.detach().cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+        raw = host(indices)
         if raw.dtype == bool:
             raw = np.flatnonzero(raw)
         if raw.size == 0:
@@ -99,9 +99,9 @@ def check_indices(electrodes: Sequence[Electrode], atoms: int) -> None:
             )
 
 
-def expand(name: str, value: Any, electrodes: Sequence[Electrode], unit: str) -> Tensor:
+def expand(name: str, value: Any, electrodes: Sequence[Electrode], unit: str, device: torch.device) -> Tensor:
     """One value, one per electrode, or one per electrode atom, as one per electrode atom."""
-    v = checks.to_tensor(value)
+    v = checks.to_tensor(value).to(device)
     total = sum(len(e) for e in electrodes)
     if v.ndim == 0:
         v = v.expand(total)
@@ -134,13 +134,16 @@ class Held:
     by_charge: tuple[bool, ...]
 
 
-def what_is_held(electrodes: Sequence[Electrode], potentials: Any, charges: Any) -> Held:
+def what_is_held(
+    electrodes: Sequence[Electrode], potentials: Any, charges: Any, device: torch.device
+) -> Held:
     """Held values of this solve: those of the electrodes, overridden by those given.
 
     Args:
         electrodes: the electrodes with their own held values.
         potentials: None, or one entry per electrode: a number holds the potential, None or NaN leaves it.
         charges: the same for held charges.
+        device: of the result.
     """
     volts, coulombs, by_charge = [], [], []
     override_v = _override("potentials", potentials, len(electrodes))
@@ -158,7 +161,14 @@ def what_is_held(electrodes: Sequence[Electrode], potentials: Any, charges: Any)
         zero = torch.zeros((), dtype=torch.float64)
         volts.append(zero if v is None else v)
         coulombs.append(zero if q is None else q)
-    return Held(torch.stack(volts), torch.stack(coulombs), tuple(by_charge))
+    return Held(_stacked(volts, device), _stacked(coulombs, device), tuple(by_charge))
+
+
+def _stacked(values: list[Tensor], device: torch.device) -> Tensor:
+    """Numbers from anywhere as one tensor; in one copy if all lie on the CPU."""
+    if all(v.device.type == "cpu" for v in values):
+        return torch.stack(values).to(device)
+    return torch.stack([v.to(device) for v in values])
 
 
 def _override(name: str, values: Any, groups: int) -> list[Tensor | None]:

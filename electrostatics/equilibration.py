@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grahame.electrostatics.arrays import host
+
 _DENSE_EIGENVALUES = 1500
 # Relative residual below which conjugate gradients that stop descending have met rounding, not a defect.
 _ROUNDING = 1e-10
@@ -47,7 +49,7 @@ class Constraints:
 
     def sizes(self) -> Tensor:
         """Atoms in each set."""
-        return self.sums(torch.ones(len(self.set_of), dtype=torch.float64))
+        return self.sums(torch.ones(len(self.set_of), dtype=torch.float64, device=self.set_of.device))
 
     def spread(self, values: Tensor) -> Tensor:
         """One value per set, given to each of its atoms (0 to atoms in none)."""
@@ -82,33 +84,48 @@ class Factor:
         for s in range(constraints.count):
             u = (constraints.set_of == s).to(torch.float64) / sizes[s].sqrt()
             projected = projected + tau * torch.outer(u, u)
-        self._projected: NDArray[np.float64] = projected.cpu().numpy()
+        self._matrix = projected
         self._tau = tau
-        try:
-            self._cholesky = scipy.linalg.cho_factor(self._projected, lower=True)
-        except scipy.linalg.LinAlgError:
+        self._cholesky = _cholesky(projected)
+        if self._cholesky is None:
             smallest = float(np.linalg.eigvalsh(self._projected)[0])
             raise ValueError(
                 f"smallest eigenvalue of the electrode matrix = {smallest:.4g} eV/e² must be greater than zero: "
                 "charges would grow without bound; widen the Gaussians less than half the nearest-neighbour distance, "
                 "add hardness, or check for atoms that nearly coincide"
-            ) from None
+            )
         self._spectrum: tuple[float, float] | None = None
+
+    @property
+    def _projected(self) -> NDArray[np.float64]:
+        """The matrix that is factorised, on the host."""
+        return host(self._matrix)
 
     def solve(self, r: Tensor) -> Tensor:
         """(P A P)^-1 P r in the null space, for r (n,) or (n,m)."""
-        projected = self.constraints.project(r)
-        x = scipy.linalg.cho_solve(self._cholesky, projected.detach().cpu().numpy(), check_finite=False)
-        return self.constraints.project(torch.as_tensor(x, dtype=torch.float64))
+        assert self._cholesky is not None
+        b = self.constraints.project(r).detach()
+        if isinstance(self._cholesky, Tensor):
+            x = torch.cholesky_solve(b.reshape(len(b), -1), self._cholesky).reshape(b.shape)
+        else:
+            x = torch.as_tensor(scipy.linalg.cho_solve(self._cholesky, b.numpy(), check_finite=False))
+        return self.constraints.project(x)
 
     @property
     def spectrum(self) -> tuple[float, float]:
-        """Smallest and largest eigenvalue in the null space, eV/e²."""
+        """Smallest and largest eigenvalue in the null space, eV/e².
+
+        Raises:
+            ValueError: where the constraints fix every charge: an empty space has no eigenvalue.
+        """
         if self._spectrum is None:
-            n, dimension = len(self._projected), len(self._projected) - self.constraints.count
+            n, dimension = len(self._matrix), len(self._matrix) - self.constraints.count
             if dimension == 0:
-                self._spectrum = (float("nan"), float("nan"))
-            elif n <= _DENSE_EIGENVALUES:
+                raise ValueError(
+                    "free electrode charges = 0 must be at least one: the constraints fix every charge and leave "
+                    "no eigenvalue; solve more atoms, or drop total_charge"
+                )
+            if n <= _DENSE_EIGENVALUES:
                 self._spectrum = self._dense_spectrum()
             else:
                 self._spectrum = self._lanczos_spectrum()
@@ -125,21 +142,23 @@ class Factor:
     def _sets(self) -> NDArray[np.float64]:
         c = self.constraints
         sizes = c.sizes()
-        out = np.zeros_like(self._projected)
+        out = np.zeros(tuple(self._matrix.shape))
         for s in range(c.count):
-            u = ((c.set_of == s).to(torch.float64) / sizes[s].sqrt()).numpy()
+            u = host((c.set_of == s).to(torch.float64) / sizes[s].sqrt())
             out += np.outer(u, u)
         return out
 
     def _lanczos_spectrum(self) -> tuple[float, float]:
-        n = len(self._projected)
+        n, matrix = len(self._matrix), self._projected
+
+        def vector(v: NDArray[np.float64]) -> Tensor:
+            return torch.as_tensor(v.ravel()).to(self._matrix.device)
 
         def product(v: NDArray[np.float64]) -> NDArray[np.float64]:
-            inside = self.constraints.project(torch.as_tensor(v.ravel())).numpy()
-            return np.asarray(self._projected @ inside)
+            return np.asarray(matrix @ host(self.constraints.project(vector(v))))
 
         def inverse(v: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.asarray(self.solve(torch.as_tensor(v.ravel())).numpy())
+            return host(self.solve(vector(v)))
 
         start = np.sin(np.arange(1.0, n + 1.0))
         ends = []
@@ -147,6 +166,17 @@ class Factor:
             operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=function, dtype=np.float64)
             ends.append(float(scipy.sparse.linalg.eigsh(operator, k=1, which="LM", v0=start, tol=1e-6)[0][0]))
         return 1.0 / ends[0], ends[1]
+
+
+def _cholesky(matrix: Tensor) -> tuple[NDArray[np.float64], bool] | Tensor | None:
+    """The lower factor where the matrix lies: scipy's on the CPU; None if it is not positive definite."""
+    if matrix.device.type == "cpu":
+        try:
+            return scipy.linalg.cho_factor(matrix.numpy(), lower=True)
+        except scipy.linalg.LinAlgError:
+            return None
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    return None if int(failed) else lower
 
 
 class ConstrainedInverse(torch.autograd.Function):

@@ -58,5 +58,5 @@ def matrix(
     kernel = reference.screened_kernel(r, s[i], s[j], p.splitting) - tail - slope * (r - edge)
     one_way = reference.pair_matrix(len(x), i, j, kernel)
     far = reference.reciprocal_matrix(x, h, p.splitting, waves)
-    diagonal = SELF * p.splitting * torch.eye(len(x), dtype=x.dtype)
+    diagonal = SELF * p.splitting * torch.eye(len(x), dtype=x.dtype, device=x.device)
     return one_way + one_way.T + far - diagonal

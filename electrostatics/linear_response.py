@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics.accuracy import Parameters
+from grahame.electrostatics.arrays import host
 from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.equilibration import ConstrainedInverse, Constraints, Factor, conjugate_gradients
 from grahame.electrostatics.system import System
@@ -120,6 +121,7 @@ class LinearSolver:
     def prepare(self, problem: LinearProblem) -> None:
         """Make the factor if there is none, or if this geometry wants a new one."""
         self._problem, self._subset = problem, None
+        self._follow(problem.drive.device)
         self._inner = _inner_exclusions(problem)
         if self.mode == "iterative" or self._factor_fits(problem):
             return
@@ -134,6 +136,20 @@ class LinearSolver:
         if not dense and rigid_sets and not self._aged:
             return
         self._build(problem)
+
+    def _follow(self, device: torch.device) -> None:
+        """Move what is kept to the device of the problem."""
+        self._history = [q.to(device) for q in self._history]
+        if self._factor is not None and self._matrix is not None and self._place is not None:
+            if self._matrix.device == device:
+                return
+            x, h, hardness, s, excluded = self._place
+            self._place = (
+                x.to(device), None if h is None else h.to(device), hardness.to(device), s.to(device), excluded.to(device),
+            )  # fmt: skip
+            c = self._factor.constraints
+            self._matrix = self._matrix.to(device)
+            self._factor = Factor(self._matrix, Constraints(c.set_of.to(device), c.count))
 
     def _build(self, problem: LinearProblem) -> None:
         x, s = problem.system.positions[problem.solved], problem.system.smearing[problem.solved]
@@ -247,14 +263,14 @@ class LinearSolver:
     def start(self, problem: LinearProblem, tolerance: float) -> Answer:
         """First answer: the extrapolated charges, corrected once."""
         c = problem.constraints
-        guess = self._extrapolated(len(problem.solved))
+        guess = self._extrapolated(problem.drive)
         if c.count:
             guess = guess + c.spread((problem.sums - c.sums(guess)) / c.sizes())
         potential = problem.system.potential(problem.charges.index_put((problem.solved,), guess))[
             problem.solved
         ]
         inner = potential + problem.hardness * guess
-        strength = torch.zeros((), dtype=torch.float64) if problem.follows else None
+        strength = guess.new_zeros(()) if problem.follows else None
         # The residual without solved charges is the natural scale of this right-hand side; where nothing but
         # held charges drives (an empty capacitor), the potentials that these make are. Symmetry can make both
         # vanish: rounding then knows the potentials themselves.
@@ -331,7 +347,7 @@ class LinearSolver:
             )
         problem = self._problem
         groups = len(problem.by_charge)
-        out = torch.zeros((groups, groups), dtype=torch.float64)
+        out = problem.drive.new_zeros((groups, groups))
         for g in range(groups):
             if problem.by_charge[g]:
                 continue
@@ -342,8 +358,8 @@ class LinearSolver:
                 sign = 1.0 if g == problem.order[1] else -1.0
                 drive = drive - sign * problem.heights / problem.length
             response = self.inverse(problem, drive, 1e-12)[0]
-            out[:, g] = torch.zeros(groups, dtype=torch.float64).index_add(0, problem.group_of, response)
-        keep = torch.tensor([not b for b in problem.by_charge])
+            out[:, g] = response.new_zeros(groups).index_add(0, problem.group_of, response)
+        keep = torch.tensor([not b for b in problem.by_charge], device=out.device)
         shown: Tensor = out * keep[:, None] * keep[None, :]
         return shown
 
@@ -371,38 +387,33 @@ class LinearSolver:
         """w with w.v = top mean - bottom mean of v."""
         assert problem.order is not None
         sizes = torch.bincount(problem.group_of).to(torch.float64)
-        sign = torch.zeros(len(sizes), dtype=torch.float64)
+        sign = torch.zeros_like(sizes)
         sign[problem.order[1]], sign[problem.order[0]] = 1.0, -1.0
         return (sign / sizes)[problem.group_of]
 
     # --------------------------------------------------------------------- history
 
-    def _extrapolated(self, n: int) -> Tensor:
+    def _extrapolated(self, like: Tensor) -> Tensor:
         """Quadratic extrapolation of the last three solutions, or what there is."""
-        h = [q for q in self._history if len(q) == n]
+        h = [q for q in self._history if len(q) == len(like)]
         if len(h) == 0:
-            return torch.zeros(n, dtype=torch.float64)
+            return torch.zeros_like(like)
         if len(h) < 3:
             return h[0].clone()
         return 3.0 * h[0] - 3.0 * h[1] + h[2]
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Last charges, factor's geometry and lists, for an exact restart."""
-        out: dict[str, NDArray[Any]] = {f"history_{i}": q.numpy() for i, q in enumerate(self._history)}
+        out: dict[str, NDArray[Any]] = {f"history_{i}": host(q) for i, q in enumerate(self._history)}
         out["numbers"] = np.array([self.factorizations, self._aged])
         if self._factor is not None and self._place is not None and self._matrix is not None:
             x, h, hardness, s, excluded = self._place
-            out["excluded"] = excluded.numpy()
-            out |= {
-                "x": x.numpy(),
-                "hardness": hardness.numpy(),
-                "s": s.numpy(),
-                "matrix": self._matrix.numpy(),
-            }
-            out["set_of"] = self._factor.constraints.set_of.numpy()
+            out["excluded"] = host(excluded)
+            out |= {"x": host(x), "hardness": host(hardness), "s": host(s), "matrix": host(self._matrix)}
+            out["set_of"] = host(self._factor.constraints.set_of)
             out["set_count"] = np.array(self._factor.constraints.count)
             if h is not None:
-                out["h"] = h.numpy()
+                out["h"] = host(h)
         if self._neighbors is not None:
             out |= {f"list_{key}": value for key, value in self._neighbors.state().items()}
             out["list_cutoff"] = np.array(self._neighbors.cutoff)
@@ -438,9 +449,10 @@ class LinearSolver:
 def _inner_exclusions(problem: LinearProblem) -> Tensor:
     """Excluded pairs (m,2) between solved atoms, in their own numbering."""
     excluded = problem.system.excluded
+    device = problem.solved.device
     if excluded is None:
-        return torch.zeros((0, 2), dtype=torch.int64)
-    place = torch.full((len(problem.system.positions),), -1)
-    place[problem.solved] = torch.arange(len(problem.solved))
-    inner = place[torch.stack(excluded[:2], dim=1)]
+        return torch.zeros((0, 2), dtype=torch.int64, device=device)
+    place = torch.full((len(problem.system.positions),), -1, device=device)
+    place[problem.solved] = torch.arange(len(problem.solved), device=device)
+    inner = place[torch.stack(excluded[:2], dim=1).long()]
     return inner[(inner >= 0).all(1)]

@@ -39,6 +39,16 @@ class OnSite:
     electronegativity: Tensor
     hardness: Tensor
 
+    def to(self, device: torch.device) -> "OnSite":
+        """The same on a device; graphs are kept."""
+        return OnSite(
+            self.solved.to(device),
+            self.group_of.to(device),
+            self.smearing.to(device),
+            self.electronegativity.to(device),
+            self.hardness.to(device),
+        )
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -162,12 +172,12 @@ def make_problem(
     displacement: Any,
     total_charge: Any,
 ) -> Problem:
-    """Check everything one solve is given.
+    """Check everything one solve is given; the result lies where `site` and `held` do.
 
     Raises:
         ValueError: for the first thing that has no right answer.
     """
-    x = checks.positions_of(positions)
+    x = checks.positions_of(positions, site.solved.device)
     n = len(x)
     check_indices(electrodes, n)
     h = checks.cell_of(cell, coulomb.boundary, x)
@@ -246,7 +256,7 @@ def _constraints(
     if not all(by_charge) and total_charge is not None:
         label[[g for g, b in enumerate(by_charge) if not b]] = count
         count += 1
-    return Constraints(label[group_of], count)
+    return Constraints(label.to(group_of.device)[group_of], count)
 
 
 def _check_finite_field(p: Problem) -> None:

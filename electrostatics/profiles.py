@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
+from grahame.electrostatics.arrays import numbers
 from grahame.electrostatics.units import COULOMB_CONSTANT
 
 __all__ = ["PlanarCharges", "PlanarProfiles", "planar_charges", "planar_profiles", "surface_normal"]
@@ -71,7 +72,7 @@ def surface_normal(cell: ArrayLike) -> tuple[Array, float, float]:
     >>> surface_normal([[2, 0, 0], [1, 3, 0], [5, 0, -7]])[1:]
     (6.0, 7.0)
     """
-    h = np.asarray(cell, dtype=np.float64)
+    h = numbers(cell)
     if h.shape != (3, 3):
         raise ValueError(f"cell = shape {h.shape} must be (3, 3): give the cell vectors as rows in Å")
     cross = np.cross(h[0], h[1])
@@ -225,12 +226,12 @@ def planar_charges(
     Raises:
         ValueError: for wrong shapes, numbers that are not finite, or a boundary or field that does not fit.
     """
-    x, q = np.asarray(positions, dtype=np.float64), np.asarray(charges, dtype=np.float64)
+    x, q = numbers(positions), numbers(charges)
     if x.ndim != 2 or x.shape[1] != 3:
         raise ValueError(f"positions = shape {x.shape} must be (n, 3): give one row of coordinates per atom")
     if q.shape != (len(x),):
         raise ValueError(f"charges = shape {q.shape} must be ({len(x)},): give one charge in e per atom")
-    s = np.asarray(smearing, dtype=np.float64)
+    s = numbers(smearing)
     if s.shape not in ((), (len(x),)):
         raise ValueError(f"smearing = shape {s.shape} must be ({len(x)},) or one value: give widths in Å")
     s = np.broadcast_to(s, q.shape)

@@ -8,6 +8,7 @@ Every number that the package returns is this energy or a derivative of it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,6 +139,24 @@ class System:
 
         return product
 
+    def product(self, charges: Tensor) -> Tensor:
+        """KQ in V, the same shape as Q (n,) or (n,m), with the graph of Q and of the geometry where they have one."""
+        columns = charges.reshape(len(charges), -1)
+        if self.pairs is None or self.parameters.method == "exact":
+            return (self.matrix() @ columns).reshape(charges.shape)
+        geometry = [t for t in (self.positions, self.cell, self.smearing) if t is not None]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in geometry) and columns.numel():
+            return torch.stack([self._gradient(q) for q in columns.T], dim=1).reshape(charges.shape)
+        other = self.parameters.backend == "torch-pme"
+        out: Tensor = _Product.apply(self.potential if other else self.operator(), columns)  # type: ignore[no-untyped-call]
+        return out.reshape(charges.shape)
+
+    def _gradient(self, charges: Tensor) -> Tensor:
+        """(n,) dE/dq_i in V with its graph."""
+        leaf = charges.view_as(charges) if charges.requires_grad else charges.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.energy(leaf), leaf, create_graph=True)
+        return gradient
+
     def detached(self) -> "System":
         """The same system without graph."""
         cell = None if self.cell is None else self.cell.detach()
@@ -151,7 +170,9 @@ class System:
         x, s, p = self.positions, self.smearing, self.parameters
         n = len(x)
         if p.method == "pme":
-            return torch.stack([self.potential(unit) for unit in torch.eye(n, dtype=x.dtype)], dim=1)
+            return torch.stack(
+                [self.potential(unit) for unit in torch.eye(n, dtype=x.dtype, device=x.device)], dim=1
+            )
         total = torch.diag(gaussians.on_site_diagonal(s))
         if self.boundary == "open":
             total = total + exact.open_matrix(x, s)
@@ -167,3 +188,20 @@ class System:
             if self.boundary == "displacement":
                 total = total + fields.polarization_matrix(x, h)
         return self.coulomb_constant * total
+
+
+class _Product(torch.autograd.Function):
+    """Many products with one operator, which is symmetric: its derivative is the operator again."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
+        ctx.operator = operator
+        out = torch.empty_like(columns)
+        for k in range(columns.shape[1]):
+            out[:, k] = operator(columns[:, k].contiguous())
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        found: Tensor = _Product.apply(ctx.operator, grad)  # type: ignore[no-untyped-call]
+        return None, found

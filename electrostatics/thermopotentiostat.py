@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import checks
+from grahame.electrostatics.arrays import host
 from grahame.electrostatics.constant_potential import ConstantPotential, ConstantPotentialResult
 
 
@@ -125,9 +126,9 @@ class ThermoPotentiostat:
         self.random.bit_generator.state = state["random"]
 
     def _electrolyte(self, charges: Any) -> float:
-        values = np.asarray(checks.to_tensor(charges).detach())
+        values = host(charges)
         fluid = np.ones(len(values), dtype=bool)
-        fluid[self.cpm.solved.numpy()] = False
+        fluid[host(self.cpm.solved)] = False
         return float(values[fluid].sum())
 
     def _difference_capacitance(
@@ -162,7 +163,7 @@ def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPoten
     Source: Scalfi, Limmer, Coretti, Bonella, Madden, Salanne and Rotenberg, Phys. Chem. Chem. Phys. 22, 10480
     (2020).
     """
-    samples: NDArray[np.float64] = np.asarray(checks.to_tensor(charges).detach().cpu())
+    samples: NDArray[np.float64] = host(checks.to_tensor(charges))
     beta = 1.0 / (kB * checks.positive("temperature", temperature, "K", "it is that of the simulation"))
     if samples.ndim not in (1, 2) or len(samples) < 2:
         raise ValueError(
@@ -177,10 +178,12 @@ def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPoten
             )
         half = np.array([-0.5, 0.5])
         value = float(beta * samples.var() + half @ inner @ half)
-        return torch.as_tensor(value, dtype=torch.float64) if isinstance(charges, Tensor) else value
+        if isinstance(charges, Tensor):
+            return torch.as_tensor(value, dtype=torch.float64, device=charges.device)
+        return value
     if samples.shape[1] != len(inner):
         raise ValueError(
             f"charges = array of shape {samples.shape} must have one column per electrode, {len(inner)}: pass all electrodes"
         )
     matrix = beta * np.cov(samples, rowvar=False, bias=True) + inner
-    return torch.as_tensor(matrix) if isinstance(charges, Tensor) else matrix
+    return torch.as_tensor(matrix, device=charges.device) if isinstance(charges, Tensor) else matrix

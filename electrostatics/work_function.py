@@ -16,9 +16,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import numpy as np
 from numpy.typing import ArrayLike
 
+from grahame.electrostatics.arrays import numbers
 from grahame.electrostatics.profiles import surface_normal
 from grahame.electrostatics.units import COULOMB_CONSTANT
 
@@ -113,7 +113,7 @@ def slab_potential_step(
     >>> round(slab_potential_step([[0, 0, 0], [0, 0, 1]], [-0.1, 0.1], [[5, 0, 0], [0, 2, 0], [0, 0, 9]]), 6)
     1.809513
     """
-    q, x = np.asarray(charges, dtype=np.float64), np.asarray(positions, dtype=np.float64)
+    q, x = numbers(charges), numbers(positions)
     if abs(q.sum()) > _NEUTRAL:
         raise ValueError(
             f"charges = {q.sum():g} e in all must be 0 e: a charged slab has a field, not a level, outside"

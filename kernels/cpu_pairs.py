@@ -25,6 +25,11 @@ _END = 6.4  # erfc(6.4) = 1e-19
 BLOCK = 256  # pairs whose intermediate values stay in the cache
 CHUNK = 20_000  # pairs below which a second thread does not pay
 # Everything but the assumption that NaN and infinity never occur.
+#
+# A function that a cached kernel calls must be inlined (`forceinline`). Otherwise it exists twice: as a copy in the
+# kernel's own code, optimised there, and as code of its own, which the linker prefers in the process that compiled
+# it. A process that reads the kernel from numba's cache runs the copy, and sums that were reordered or products
+# that were fused differently in the two (the latter happens without fastmath too) round differently.
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
@@ -54,7 +59,7 @@ def erfc_table() -> Floats:
     return table
 
 
-@numba.njit(cache=True, nogil=True, inline="always", fastmath=FAST)
+@numba.njit(nogil=True, inline="always", fastmath=FAST)
 def _erfc(table: Floats, t: float) -> tuple[float, float]:
     """erfc(t) and its slope, for t >= 0."""
     if not t < _END:
@@ -69,7 +74,7 @@ def _erfc(table: Floats, t: float) -> tuple[float, float]:
     return value, slope
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def near_pairs(
     begin: int,
     end: int,
@@ -104,7 +109,7 @@ def near_pairs(
     return count
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
 def pair_kernel(
     begin: int,
     count: int,

@@ -209,7 +209,8 @@ def pair_operator(
         )  # fmt: skip
         return _on_arrays(product)
     i, j, t = _tensors(x.device, pairs_i, pairs_j, shifts)
-    return _on_tensors(lambda q: pairs.screened_energy(x, q, h, s, i, j, t, alpha, cutoff, shift), x)
+    i, j, f = pairs.screened_values(x, h, s, i, j, t, alpha, cutoff, shift)
+    return _on_tensors(lambda q: pairs.symmetric_product(q, i, j, f), x)
 
 
 def exclusion_operator(
@@ -224,7 +225,8 @@ def exclusion_operator(
         )  # fmt: skip
         return _on_arrays(lambda q: -bare(q))
     a, b, t = _tensors(x.device, i, j, shifts)
-    return _on_tensors(lambda q: -pairs.bare_energy(x, q, h, s, a, b, t), x)
+    f = -pairs.bare_values(x, h, s, a, b, t)
+    return _on_tensors(lambda q: pairs.symmetric_product(q, a, b, f), x)
 
 
 def ewald_operator(
@@ -236,7 +238,11 @@ def ewald_operator(
         waves = cpu_structure_factor.WaveSum(array(x), array(h), alpha, indices(kvectors))
         return _on_arrays(lambda q: cast(Floats, waves(q, False, True, False).charges))
     (m,) = _tensors(x.device, kvectors)
-    return _on_tensors(lambda q: structure_factor.wave_energy(x, q, h, alpha, m), x)
+
+    def formula(q: Tensor) -> Tensor:
+        return structure_factor.wave_energy(x, q, h, alpha, m)
+
+    return _on_tensors(lambda q: gradient(formula, q), x)
 
 
 def mesh_operator(
@@ -248,7 +254,11 @@ def mesh_operator(
     if compiled(x, h):
         waves = cpu_mesh.MeshSum(array(x), array(h), alpha, size, order, forces=False)
         return _on_arrays(lambda q: cast(Floats, waves(q, False, True, False).charges))
-    return _on_tensors(lambda q: _mesh_formula(x, q, h, alpha, size, order), x)
+
+    def formula(q: Tensor) -> Tensor:
+        return _mesh_formula(x, q, h, alpha, size, order)
+
+    return _on_tensors(lambda q: gradient(formula, q), x)
 
 
 def pair_potential(
@@ -348,11 +358,11 @@ def _on_arrays(product: Callable[[Floats], Floats]) -> Callable[[Kind], Kind]:
     return apply
 
 
-def _on_tensors(formula: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Kind], Kind]:
+def _on_tensors(product: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[Kind], Kind]:
     def apply(charges: Kind) -> Kind:
         if isinstance(charges, Tensor):
-            return gradient(formula, charges.to(like))
-        found: Floats = gradient(formula, torch.as_tensor(charges).to(like)).cpu().numpy()
+            return product(charges.detach().to(like))
+        found: Floats = product(torch.as_tensor(charges).to(like)).cpu().numpy()
         return found
 
     return apply

@@ -26,6 +26,7 @@ Source: Essmann, Perera, Berkowitz, Darden, Lee and Pedersen, J. Chem. Phys. 103
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -58,31 +59,41 @@ def interpolation_factors(n: int, order: int) -> Tensor:
     return out
 
 
-def frequencies(n: int) -> Tensor:
-    """Signed wave numbers m of a transform of length n, -n/2 at the edge; float64 on the CPU."""
-    out: Tensor = torch.fft.fftfreq(n, d=1.0 / n, dtype=torch.float64)
+def frequencies(n: int, device: torch.device) -> Tensor:
+    """Signed wave numbers m of a transform of length n, -n/2 at the edge; float64."""
+    out: Tensor = torch.fft.fftfreq(n, d=1.0 / n, dtype=torch.float64, device=device)
     return out
 
 
 def wave_vectors(cell: Tensor, mesh: Mesh) -> Tensor:
     """G of the half space that a real transform stores, (n1, n2, n3//2 + 1, 3) in 1/Å."""
     n1, n2, n3 = mesh
-    axes = [frequencies(n1), frequencies(n2), torch.arange(n3 // 2 + 1, dtype=torch.float64)]
+    stored = torch.arange(n3 // 2 + 1, dtype=torch.float64, device=cell.device)
+    axes = [frequencies(n1, cell.device), frequencies(n2, cell.device), stored]
     m = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).to(cell)
     out: Tensor = 2 * math.pi * m @ torch.linalg.inv(cell).T
     return out
 
 
-def mesh_factors(mesh: Mesh, order: int) -> Tensor:
+@lru_cache(maxsize=64)
+def _axis_factors(n: int, order: int, device: torch.device) -> Tensor:
+    """D(m)^-2 of one direction, 0 at the edge; made on the CPU and kept on the device."""
+    square = interpolation_factors(n, order) ** -2
+    if n % 2 == 0:
+        square[n // 2] = 0.0
+    return square.to(device)
+
+
+@lru_cache(maxsize=64)
+def _sizes(mesh: Mesh, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(mesh, dtype=dtype, device=device)
+
+
+def mesh_factors(mesh: Mesh, order: int, device: torch.device) -> Tensor:
     """[D(m1) D(m2) D(m3)]^-2 times how often the stored wave counts (1 or 2), 0 for G = 0 and the edges."""
     n3 = mesh[2]
-    squares = []
-    for n in mesh:
-        square = interpolation_factors(n, order) ** -2
-        if n % 2 == 0:
-            square[n // 2] = 0.0
-        squares.append(square)
-    twice = torch.full((n3 // 2 + 1,), 2.0, dtype=torch.float64)
+    squares = [_axis_factors(n, order, device) for n in mesh]
+    twice = torch.full((n3 // 2 + 1,), 2.0, dtype=torch.float64, device=device)
     twice[0] = 1.0
     out = torch.einsum("i,j,k->ijk", squares[0], squares[1], squares[2][: n3 // 2 + 1] * twice)
     out[0, 0, 0] = 0.0
@@ -94,13 +105,13 @@ def influence(cell: Tensor, alpha: float, mesh: Mesh, order: int) -> Tensor:
     g2 = (wave_vectors(cell, mesh) ** 2).sum(-1)
     zero = g2 == 0
     g2 = torch.where(zero, torch.ones_like(g2), g2)
-    factors = mesh_factors(mesh, order).to(g2)
+    factors = mesh_factors(mesh, order, g2.device).to(g2)
     return 2 * math.pi / torch.abs(torch.linalg.det(cell)) * factors * torch.exp(-g2 / (4 * alpha**2)) / g2
 
 
 def spread(positions: Tensor, charges: Tensor, cell: Tensor, mesh: Mesh, order: int) -> Tensor:
     """Charges spread on the mesh with B-splines, (n1, n2, n3) in e; atoms may lie outside the cell."""
-    size = torch.tensor(mesh, dtype=positions.dtype, device=positions.device)
+    size = _sizes(mesh, positions.dtype, positions.device)
     u = (positions @ torch.linalg.inv(cell)) * size
     floor = torch.floor(u.detach())
     values = spline_values(u - floor, order)  # (n, 3, p): M_p(u - l) at l = floor - k

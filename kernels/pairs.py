@@ -44,6 +44,23 @@ def screened_energy(
     shift: bool,
 ) -> Tensor:
     """Sum over half pairs within the cut-off of q_i q_j f(r); see `dispatch.pair_energy`."""
+    i, j, f = screened_values(positions, cell, smearing, i, j, shifts, alpha, cutoff, shift)
+    energy: Tensor = (charges[i] * charges[j] * f).sum()
+    return energy
+
+
+def screened_values(
+    positions: Tensor,
+    cell: Tensor,
+    smearing: Tensor,
+    i: Tensor,
+    j: Tensor,
+    shifts: Tensor,
+    alpha: float,
+    cutoff: float,
+    shift: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """i, j and f(r) of the pairs within the cut-off."""
     vectors = pair_vectors(positions, cell, i, j, shifts)
     near = ((vectors.detach() ** 2).sum(-1) < cutoff**2).nonzero()[:, 0]
     r = torch.linalg.vector_norm(vectors[near], dim=1)
@@ -54,8 +71,7 @@ def screened_energy(
     if shift:
         value, slope = shift_terms(alpha, cutoff)
         f = f - value - slope * (r - cutoff)
-    energy: Tensor = (charges[i] * charges[j] * f).sum()
-    return energy
+    return i, j, f
 
 
 def bare_energy(
@@ -68,8 +84,20 @@ def bare_energy(
     shifts: Tensor,
 ) -> Tensor:
     """Sum over the listed pairs of q_i q_j erf(g r)/r, and q_i q_j/r for two points."""
+    energy: Tensor = (charges[i] * charges[j] * bare_values(positions, cell, smearing, i, j, shifts)).sum()
+    return energy
+
+
+def bare_values(
+    positions: Tensor, cell: Tensor, smearing: Tensor, i: Tensor, j: Tensor, shifts: Tensor
+) -> Tensor:
+    """erf(g r)/r of the listed pairs, and 1/r for two points, in 1/Å."""
     r = torch.linalg.vector_norm(pair_vectors(positions, cell, i, j, shifts), dim=1)
     g, point = gaussian_exponents(smearing, i, j)
-    f = torch.where(point, torch.ones_like(r), torch.special.erf(g * r)) / r
-    energy: Tensor = (charges[i] * charges[j] * f).sum()
-    return energy
+    out: Tensor = torch.where(point, torch.ones_like(r), torch.special.erf(g * r)) / r
+    return out
+
+
+def symmetric_product(charges: Tensor, i: Tensor, j: Tensor, f: Tensor) -> Tensor:
+    """Derivative of the sum over pairs of q_i q_j f with respect to the charges, (n,)."""
+    return torch.zeros_like(charges).index_add(0, i, f * charges[j]).index_add(0, j, f * charges[i])

@@ -33,7 +33,7 @@ def image_pairs(
     x = positions.detach()
     n = len(x)
     axes = [d for d in range(3) if periodic[d]]
-    base = torch.zeros((n, 3), dtype=x.dtype)
+    base = torch.zeros((n, 3), dtype=x.dtype, device=x.device)
     reach = [0, 0, 0]
     if axes:
         inverse = torch.linalg.pinv(cell.detach()[axes])
@@ -45,20 +45,20 @@ def image_pairs(
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     rows = max(1, _CHUNK // max(n, 1))
     for shift in itertools.product(*(range(-m, m + 1) for m in reach)):
-        step = torch.tensor(shift, dtype=x.dtype) @ cell.detach()
+        step = torch.tensor(shift, dtype=x.dtype, device=x.device) @ cell.detach()
         for start in range(0, n, rows):
             delta = wrapped[None, :, :] + step - wrapped[start : start + rows, None, :]
             near = (delta**2).sum(-1) < cutoff**2
             if shift == (0, 0, 0):
-                span = torch.arange(start, min(start + rows, n))
+                span = torch.arange(start, min(start + rows, n), device=x.device)
                 near[span - start, span] = False
             i, j = near.nonzero(as_tuple=True)
             i = i + start
             if len(i):
-                s = torch.tensor(shift, dtype=x.dtype) + base[j] - base[i]
+                s = torch.tensor(shift, dtype=x.dtype, device=x.device) + base[j] - base[i]
                 found.append((i, j, s.to(torch.int64)))
     if not found:
-        empty = torch.zeros(0, dtype=torch.int64)
+        empty = torch.zeros(0, dtype=torch.int64, device=x.device)
         return empty, empty, empty.reshape(0, 3)
     return tuple(torch.cat(part) for part in zip(*found))  # type: ignore[return-value]
 
@@ -95,13 +95,13 @@ def half_reciprocal_indices(cell: Tensor, cutoff: float, axes: int = 3) -> Tenso
     """
     rows = cell.detach()[:axes]
     bounds = [math.floor(cutoff * float(torch.linalg.vector_norm(v)) / (2 * math.pi)) for v in rows]
-    ranges = [torch.arange(-b, b + 1) for b in bounds]
+    ranges = [torch.arange(-b, b + 1, device=cell.device) for b in bounds]
     m = torch.cartesian_prod(*ranges).reshape(-1, axes).to(cell.dtype)
     g = 2 * math.pi * m @ torch.linalg.pinv(rows).T
     first = (m != 0).to(torch.int64).argmax(1)
     leading = m.gather(1, first[:, None])[:, 0]
     keep = (leading > 0) & ((g**2).sum(1) <= cutoff**2)
-    out = torch.zeros((int(keep.sum()), 3), dtype=torch.int64)
+    out = torch.zeros((int(keep.sum()), 3), dtype=torch.int64, device=cell.device)
     out[:, :axes] = m[keep].to(torch.int64)
     return out
 
@@ -144,7 +144,7 @@ def reciprocal_matrix(positions: Tensor, cell: Tensor, alpha: float, indices: Te
         return (c * w) @ c.T + (s * w) @ s.T
 
     n = len(positions)
-    total = torch.zeros((n, n), dtype=positions.dtype)
+    total = positions.new_zeros((n, n))
     return _accumulate(total, part, positions, cell, indices, max(1, _CHUNK // max(n, 1)))
 
 
@@ -159,7 +159,7 @@ def reciprocal_energy(
         return 0.5 * (w * ((charges @ torch.cos(phase)) ** 2 + (charges @ torch.sin(phase)) ** 2)).sum()
 
     rows = max(1, _CHUNK // max(len(positions), 1))
-    return _accumulate(torch.zeros((), dtype=positions.dtype), part, positions, cell, indices, rows)
+    return _accumulate(positions.new_zeros(()), part, positions, cell, indices, rows)
 
 
 def planar_matrix(positions: Tensor, cell: Tensor, alpha: float, cutoff: float) -> Tensor:
@@ -230,7 +230,9 @@ def _accumulate(
     """Add the parts chunk by chunk; with gradients each chunk is recomputed instead of stored."""
     for chunk in _chunks(indices, rows):
         if torch.is_grad_enabled() and len(indices) > rows:
-            total = total + checkpoint(part, positions, cell, chunk, use_reentrant=False)
+            total = total + checkpoint(
+                part, positions, cell, chunk, use_reentrant=False, preserve_rng_state=False
+            )
         else:
             total = total + part(positions, cell, chunk)
     return total

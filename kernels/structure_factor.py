@@ -55,7 +55,9 @@ def wave_energy(positions: Tensor, charges: Tensor, cell: Tensor, alpha: float, 
     for start in range(0, len(kvectors), rows):
         chunk = kvectors[start : start + rows]
         if torch.is_grad_enabled() and len(kvectors) > rows:
-            total = total + checkpoint(part, positions, charges, cell, chunk, use_reentrant=False)
+            total = total + checkpoint(
+                part, positions, charges, cell, chunk, use_reentrant=False, preserve_rng_state=False
+            )
         else:
             total = total + part(positions, charges, cell, chunk)
     return total

@@ -1,5 +1,6 @@
 """Charges, potentials and energies of electrodes in every mode, against a dense solution in numpy."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -371,6 +372,21 @@ def test_the_constrained_matrix_is_positive_and_its_spectrum_reported(name: str)
     assert cpm.condition == pytest.approx(spectrum[-1] / spectrum[0], rel=1e-6)
     # outside the constraints the slab matrix is indefinite, which must not matter
     assert np.linalg.eigvalsh(matrix)[0] < 0
+
+
+@pytest.mark.parametrize("quantity", ["smallest_eigenvalue", "condition"])
+def test_one_solved_atom_under_a_constraint_has_no_spectrum(quantity: str) -> None:
+    cpm = ConstantPotential(
+        [Electrode([0], potential=0.0)], Coulomb("slab", "ewald", vacuum=20.0), smearing=0.4
+    )
+    solution = cpm.solve([[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]], [0.0, 0.7], np.diag([6.0, 6.0, 20.0]))
+    assert solution.charges[0] == pytest.approx(-0.7, abs=1e-12)
+    message = (
+        "free electrode charges = 0 must be at least one: the constraints fix every charge and leave no eigenvalue; "
+        "solve more atoms, or drop total_charge"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        getattr(cpm, quantity)
 
 
 # ---------------------------------------------------------------- any cell, any kind of array
