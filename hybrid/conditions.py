@@ -1,4 +1,4 @@
-"""What is imposed on a cell, and when: held potentials, ramps and their units.
+"""What is imposed on a cell, and when: held potentials, ramps, reference scales and their units.
 
 Potentials are in V, on the inner scale of the cell (only differences between electrodes act; no reference
 electrode is implied), charges in e, times in ps. Every program part that changes a held potential with time
@@ -101,3 +101,42 @@ def potentials_at(held: Sequence[float | Ramp | None], time_ps: float) -> NDArra
     return np.array(
         [np.nan if h is None else h.at(time_ps) if isinstance(h, Ramp) else float(h) for h in held]
     )
+
+
+ABSOLUTE_SHE = 4.44
+"""Work function (eV) of an electrode at 0 V against SHE; Trasatti, Pure Appl. Chem. 58, 955 (1986)."""
+NERNST = 0.0592
+"""V per unit of pH at 298 K."""
+_ATOMIC_FIELD = 51.422067476  # V/Å in one atomic unit of field, CODATA 2018
+
+
+def she_from_work_function(work_function: float) -> float:
+    """U_SHE = (W - 4.44 eV) / e of one stated electrode and side, V.
+
+    >>> she_from_work_function(4.44)
+    0.0
+    """
+    return work_function - ABSOLUTE_SHE
+
+
+def rhe_from_she(potential: float, ph: float) -> float:
+    """U_RHE = U_SHE + 0.0592 V pH.
+
+    >>> rhe_from_she(0.0, 10.0)
+    0.592
+    """
+    return potential + NERNST * ph
+
+
+def she_from_rhe(potential: float, ph: float) -> float:
+    """U_SHE = U_RHE - 0.0592 V pH."""
+    return potential - NERNST * ph
+
+
+def field_from_atomic_units(field: float) -> float:
+    """A field in atomic units (hartree / e bohr) in V/Å.
+
+    >>> round(field_from_atomic_units(0.01), 5)
+    0.51422
+    """
+    return field * _ATOMIC_FIELD

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
-from grahame.hybrid.shortrange.base import ShortRange, ShortRangeResult
+from grahame.electrostatics.constant_potential import ConstantPotentialResult
+from grahame.hybrid.shortrange.base import Response, SeesElectrodes, ShortRange, ShortRangeResult
 from grahame.hybrid.unwrap import image_shifts
 
 Floats = NDArray[np.float64]
@@ -99,6 +100,9 @@ class HybridResult:
     residual: float
 
 
+_SMEARING = 0.392  # Å, usual for gold
+
+
 def _moment(charges: Floats, positions: Floats) -> Floats:
     """sum of q r, e Å. Not a matrix product: those may round differently from one process to the next, and a
     restarted run must write the same digits."""
@@ -115,7 +119,8 @@ class HybridPotential:
         field: V/Å, a vector or its component along the surface normal a x b; None for none.
         displacement: D/eps0 along the surface normal, V/Å, with boundary "displacement".
         total_charge: of the whole cell, e; None where a background carries the rest.
-        solve_options: smearing, hardness, ... as `ConstantPotential` takes them.
+        solve_options: smearing, hardness, ... as `ConstantPotential` takes them; smearing None takes the widths a
+            learned short range has for the electrodes' elements, and 0.392 Å with any other.
     """
 
     def __init__(
@@ -144,8 +149,44 @@ class HybridPotential:
         self.field = field
         self.displacement = displacement
         self.total_charge = total_charge
-        self.solver = ConstantPotential(self.electrodes, coulomb, **solve_options) if electrodes else None
+        self.solver: ConstantPotential | None = None
+        self._options = solve_options
+        self._pending: dict[str, NDArray[Any]] | None = None
         self._indices = [np.asarray(e.indices, dtype=np.int64) for e in self.electrodes]
+        if isinstance(short_range, SeesElectrodes):
+            short_range.set_solved(np.concatenate([np.zeros(0, dtype=np.int64), *self._indices]))
+        if electrodes and not self._widths_from_model:
+            self._make_solver(None)
+
+    @property
+    def _widths_from_model(self) -> bool:
+        return self._options.get("smearing") is None and isinstance(self.short_range, SeesElectrodes)
+
+    def _make_solver(self, numbers: NDArray[np.int64] | None) -> None:
+        options = dict(self._options)
+        if options.get("smearing") is None:
+            options["smearing"] = _SMEARING
+            if numbers is not None and isinstance(self.short_range, SeesElectrodes):
+                options["smearing"] = self.short_range.widths(numbers)[np.concatenate(self._indices)]
+        self.solver = ConstantPotential(self.electrodes, self.coulomb, **options)
+        if self._pending is not None:
+            self.solver.load_state(self._pending)
+            self._pending = None
+
+    def prepare(self, numbers: NDArray[np.int64]) -> None:
+        """Make the electrode solver, if the widths of its atoms come from the short range.
+
+        Args:
+            numbers: (n,) atomic numbers.
+        """
+        if self.electrodes and self.solver is None:
+            for g, indices in enumerate(self._indices):
+                if indices.max() >= len(numbers) or indices.min() < 0:
+                    raise ValueError(
+                        f"electrode {g} = atom {int(indices.max())} must be an atom of the structure, which has "
+                        f"{len(numbers)}: check the indices"
+                    )
+            self._make_solver(numbers)
 
     def evaluate(
         self,
@@ -169,6 +210,7 @@ class HybridPotential:
                 side of the boundary is ambiguous, and what the terms refuse.
         """
         repeated = check_frame(self.coulomb.boundary, positions, cell, pbc)
+        self.prepare(numbers)
         boundary = self.coulomb.boundary
         shifts = image_shifts(positions, numbers, cell, self._indices, boundary, pbc[2])
         if shifts.any():
@@ -191,15 +233,18 @@ class HybridPotential:
             total_charge=self.total_charge,
             forces=True,
             stress=stress,
+            electronegativity=self._of_solved(near.electronegativity),
+            hardness=self._of_solved(near.hardness),
         )
+        forces, virial = near.derivatives(self._response(far))
         return HybridResult(
             energy=near.energy + float(far.energy),
             internal_energy=near.energy + float(far.internal_energy),
             short_range_energy=near.energy,
             work=float(far.work),
             field_energy=float(far.field_energy),
-            forces=near.forces + far.forces,
-            stress=self._stress(near.virial, far.stress, cell) if stress else None,
+            forces=forces + far.forces,
+            stress=self._stress(virial, far.stress, cell) if stress else None,
             charges=np.asarray(far.charges),
             dipole=_moment(np.asarray(far.charges), positions),
             electrode_charges=np.asarray(far.electrode_charges),
@@ -207,6 +252,21 @@ class HybridPotential:
             iterations=int(far.iterations),
             residual=float(far.residual),
         )
+
+    def _of_solved(self, values: Floats | None) -> Floats | None:
+        """Entries of the solved atoms, in the order of the electrodes."""
+        return None if values is None else values[np.concatenate(self._indices)]
+
+    def _response(self, far: ConstantPotentialResult) -> Response:
+        """What Omega gains from predicted charges and site constants.
+
+        Predicted charges that move the sum of the electrolyte take the opposite from the electrodes, whence the
+        multiplier; it adds nothing where that sum is constant.
+        """
+        solved = np.concatenate(self._indices)
+        q = np.zeros(len(far.charges))
+        q[solved] = far.charges[solved]
+        return Response(np.asarray(far.potential + far.multiplier), q, 0.5 * q**2)
 
     def _field(self, cell: Floats) -> Floats | None:
         """The given field as a vector; a number is its component along a x b."""
@@ -238,14 +298,16 @@ class HybridPotential:
             stress=stress,
         )
         energy = near.energy + float(far.energy)
+        none = np.zeros(len(positions))
+        forces, virial = near.derivatives(Response(np.asarray(far.potential), none, none))
         return HybridResult(
             energy=energy,
             internal_energy=energy,
             short_range_energy=near.energy,
             work=0.0,
             field_energy=0.0,
-            forces=near.forces + far.forces,
-            stress=None if box is None or not stress else self._stress(near.virial, far.stress, box),
+            forces=forces + far.forces,
+            stress=None if box is None or not stress else self._stress(virial, far.stress, box),
             charges=np.asarray(near.charges),
             dipole=_moment(near.charges, positions),
             electrode_charges=np.zeros(0),
@@ -274,4 +336,7 @@ class HybridPotential:
             return {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
 
         self.short_range.load_state(part("short_range."))
-        (self.solver if self.solver is not None else self.coulomb).load_state(part("coulomb."))
+        if self.electrodes and self.solver is None:
+            self._pending = part("coulomb.")
+        else:
+            (self.solver if self.solver is not None else self.coulomb).load_state(part("coulomb."))

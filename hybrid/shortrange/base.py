@@ -6,7 +6,7 @@ carries, how wide they are and which pairs the Coulomb operator must leave out, 
 twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,25 +18,68 @@ IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Response:
+    """What Omega gains from the quantities that a short range predicts.
+
+    Attributes:
+        potential: (n,) dOmega/dq of predicted charges, V.
+        charges: (n,) dOmega/dchi of solved atoms: their charges, e; 0 elsewhere.
+        half_squares: (n,) dOmega/dJ of solved atoms: q²/2, e²; 0 elsewhere.
+    """
+
+    potential: FloatArray
+    charges: FloatArray
+    half_squares: FloatArray
+
+
+@dataclass(frozen=True)
 class ShortRangeResult:
     """Energy of the short range and what the Coulomb operator needs from it.
 
     Attributes:
         energy: eV.
-        forces: (n,3) eV/Å, minus the gradient of `energy`.
+        forces: (n,3) eV/Å, minus the gradient of `energy`; None where `respond` gives forces and virial.
         virial: (3,3) eV, dE/d(strain) at fixed fractional positions, not divided by a volume; None where
             it was not asked for.
         charges: (n,) e. Entries of solved (electrode) atoms are ignored.
         smearing: (n,) Å, Gaussian widths; 0 is a point charge. Entries of solved atoms are ignored.
         exclusions: (m,2) pairs whose bare Coulomb interaction (nearest image) must be removed.
+        electronegativity: (n,) V and hardness: (n,) V/e of solved atoms, where the short range predicts them;
+            None leaves those of the solver. Other entries are ignored.
+        respond: forces and virial once the solver has said what Omega gains from the predicted quantities;
+            None where nothing that is predicted depends on positions.
     """
 
     energy: float
-    forces: FloatArray
+    forces: FloatArray | None
     virial: FloatArray | None
     charges: FloatArray
     smearing: FloatArray
     exclusions: IntArray
+    electronegativity: FloatArray | None = None
+    hardness: FloatArray | None = None
+    respond: Callable[[Response], tuple[FloatArray, FloatArray | None]] | None = None
+
+    def derivatives(self, response: Response) -> tuple[FloatArray, FloatArray | None]:
+        """Forces (n,3) eV/Å and virial (3,3) eV, the response of predicted quantities included."""
+        if self.respond is not None:
+            return self.respond(response)
+        if self.forces is None:
+            raise RuntimeError("forces = None must come with `respond`: a short range gives one of the two")
+        return self.forces, self.virial
+
+
+@runtime_checkable
+class SeesElectrodes(Protocol):
+    """A short range that must know which atoms a charge solver owns, and says how wide their charges are."""
+
+    def set_solved(self, indices: IntArray) -> None:
+        """Name these atoms, (m,) indices."""
+        ...
+
+    def widths(self, numbers: IntArray) -> FloatArray:
+        """(n,) Å, Gaussian width of every atom, (n,) atomic numbers."""
+        ...
 
 
 @runtime_checkable

@@ -178,18 +178,26 @@ def _inverse_mass_matrix(inverse_mass: FloatArray) -> FloatArray:
     return np.array([[c + a, c, -a], [c, c + b, b], [-a, b, a + b]])
 
 
-_mass_matrix: Any = njit(cache=True)(_inverse_mass_matrix)
+# Inlined, as every function that a kernel calls: see `grahame.kernels.cpu_pairs.FAST`.
+_mass_matrix: Any = njit(forceinline=True)(_inverse_mass_matrix)
 
 
 def _solve_three(m: FloatArray, y: FloatArray) -> FloatArray:
     """Cramer's rule for a 3x3 system."""
-    c0 = np.cross(m[1], m[2])
-    det = m[0] @ c0
-    solution: FloatArray = (c0 * y[0] + np.cross(m[2], m[0]) * y[1] + np.cross(m[0], m[1]) * y[2]) / det
-    return solution
+    solution = np.zeros(3)
+    det = 0.0
+    for a in range(3):
+        b, c = (a + 1) % 3, (a + 2) % 3
+        # Component a of the cross products of the rows.
+        r0 = m[1, b] * m[2, c] - m[1, c] * m[2, b]
+        r1 = m[2, b] * m[0, c] - m[2, c] * m[0, b]
+        r2 = m[0, b] * m[1, c] - m[0, c] * m[1, b]
+        solution[a] = r0 * y[0] + r1 * y[1] + r2 * y[2]
+        det += m[0, a] * r0
+    return solution / det
 
 
-_solve: Any = njit(cache=True, error_model="numpy")(_solve_three)
+_solve: Any = njit(forceinline=True, error_model="numpy")(_solve_three)
 
 
 def _apply_multipliers(x: FloatArray, t: IntArray, weight: FloatArray, d: FloatArray, m: FloatArray) -> None:
@@ -200,7 +208,7 @@ def _apply_multipliers(x: FloatArray, t: IntArray, weight: FloatArray, d: FloatA
         x[t[2], axis] += weight[2] * (m[1] * d[1, axis] + m[2] * d[2, axis])
 
 
-_apply: Any = njit(cache=True)(_apply_multipliers)
+_apply: Any = njit(forceinline=True)(_apply_multipliers)
 
 
 def _shake_loop(

@@ -1,0 +1,195 @@
+"""The long range of a batch of frames, with a graph: what training differentiates.
+
+    U(q_s, q_L(R), R) - sum of psi_g Q_g  over the frame's own boundary, electrodes, field and total charge
+    U_dc = sum over predicted pairs and images with r < r2 of S(r) q_i q_j k erf(g_ij r) / r
+
+U_dc is what `switched` models leave to the network; `smeared` ones have none. Charges of electrodes answer to
+everything they are solved from, so a force loss reaches the weights through the solve as well.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, switch
+from grahame.electrostatics.units import COULOMB_CONSTANT
+from grahame.hybrid.frames import Conditions
+from grahame.hybrid.graph import Graph
+from grahame.hybrid.heads import LocalOutput
+
+# Second derivatives through a mesh need splines that are smooth enough.
+_SPLINE_ORDER = 6
+_FRAMES_KEPT = 2000
+
+
+@dataclass(frozen=True)
+class LongRange:
+    """Electrostatics of a batch.
+
+    Attributes:
+        energy: (B,) eV, U - sum of psi_g Q_g (+ the field energy of finite field).
+        charges: (n,) e of all atoms.
+        electrode_charges, electrode_potentials: per frame (groups,) e and V.
+    """
+
+    energy: Tensor
+    charges: Tensor
+    electrode_charges: list[Tensor]
+    electrode_potentials: list[Tensor]
+
+
+def make_coulomb(boundary: str, accuracy: float) -> Coulomb:
+    """The operator models are trained with."""
+    if boundary in ("open", "slab-exact"):
+        return Coulomb(boundary, accuracy=accuracy)
+    return Coulomb(boundary, accuracy=accuracy, order=_SPLINE_ORDER)
+
+
+def removed_pairs(graph: Graph, out: LocalOutput, r: Tensor, inner: float, outer: float) -> Tensor:
+    """(B,) U_dc, eV.
+
+    Args:
+        graph: holds every pair within `outer`.
+        out: charges and widths; r: (p,) Å distances of the graph's pairs.
+        inner, outer: radii of the switch, Å.
+    """
+    i, j = graph.pairs.unbind(1)
+    near = (r.detach() < outer) & ~graph.solved[i] & ~graph.solved[j]
+    keep = near.nonzero()[:, 0]
+    i, j, r = i[keep], j[keep], r[keep]
+    g = 1.0 / torch.sqrt(2.0 * (out.widths[i] ** 2 + out.widths[j] ** 2))
+    bare = COULOMB_CONSTANT * torch.erf(g * r) / r
+    pairs = switch(r, inner, outer) * out.charges[i] * out.charges[j] * bare
+    return out.energy.new_zeros(graph.frames).index_add(0, graph.frame[i], pairs)
+
+
+@dataclass
+class _Kept:
+    """What a frame's electrostatics can use again: parameters and lists of the operator, factor of the solver."""
+
+    conditions: weakref.ref[Conditions]
+    coulomb: Coulomb
+    solver: ConstantPotential | None = None
+
+
+class LongRangeTerms:
+    """Evaluates the electrostatics of frames.
+
+    Frames come again in every epoch, with the same geometry: the operator and the solver of the last frames are
+    kept, so that parameters, pair lists and factors are found once.
+
+    Args:
+        accuracy: relative force error of the Coulomb operator.
+        solved: whether all charges of frames without electrodes are solved, at the frame's total charge.
+        boundary_transfer: whether electrolyte atoms exchange charge with electrodes.
+    """
+
+    def __init__(self, accuracy: float, solved: bool, boundary_transfer: bool) -> None:
+        self.accuracy, self.solved, self.boundary_transfer = accuracy, solved, boundary_transfer
+        self._kept: dict[int, _Kept] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies start with nothing kept."""
+        return self.__dict__ | {"_kept": {}}
+
+    def _of(self, held: Conditions) -> _Kept:
+        """What is kept of a frame, known by its conditions; the oldest make room for new ones."""
+        found = self._kept.pop(id(held), None)
+        if found is None or found.conditions() is not held:
+            found = _Kept(weakref.ref(held), make_coulomb(held.boundary, self.accuracy))
+        self._kept[id(held)] = found
+        if len(self._kept) > _FRAMES_KEPT:
+            del self._kept[next(iter(self._kept))]
+        return found
+
+    def __call__(
+        self, graph: Graph, out: LocalOutput, conditions: tuple[Conditions, ...], *, orders: int = 1
+    ) -> LongRange:
+        """Frame by frame: each has its own cell and its own solve.
+
+        Args:
+            graph, out, conditions: of all frames.
+            orders: of exact derivatives of solved charges; 1 serves second derivatives of the energy.
+        """
+        counts = torch.bincount(graph.frame, minlength=graph.frames).tolist()
+        energies, charges, totals, potentials = [], [], [], []
+        start = 0
+        for k, (count, held) in enumerate(zip(counts, conditions)):
+            energy, q, total, potential = self._frame(
+                graph, out, held, k, slice(start, start + count), orders
+            )
+            energies.append(energy)
+            charges.append(q)
+            totals.append(total)
+            potentials.append(potential)
+            start += count
+        return LongRange(torch.stack(energies), torch.cat(charges), totals, potentials)
+
+    def _frame(
+        self, graph: Graph, out: LocalOutput, held: Conditions, frame: int, atoms: slice, orders: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        kept = self._of(held)
+        coulomb = kept.coulomb
+        x, q, widths = graph.positions[atoms], out.charges[atoms], out.widths[atoms]
+        cell = None if held.boundary == "open" else graph.cells[frame]
+        field = None if held.field is None else torch.tensor(held.field, dtype=torch.float64, device=x.device)
+        groups = list(held.electrodes)
+        if self.solved:
+            rest = torch.ones(len(x), dtype=torch.bool)
+            for g in groups:
+                rest[torch.as_tensor(g.indices)] = False
+            if bool(rest.any()):
+                groups.append(self._remainder(rest, groups, held))
+        if not groups:
+            self._check_total(q, held)
+            e_field, d_field = coulomb.check_fields(q, cell, field, held.displacement)
+            energy = coulomb.bind(x, cell, widths, None).energy(q)
+            energy = energy + coulomb.field_energy(x, q, cell, e_field, d_field)
+            return energy, q, q.new_zeros(0), q.new_zeros(0)
+        if self.boundary_transfer and all(g.potential is None for g in groups):
+            raise ValueError(
+                "electrodes = all held at charges must leave one at a potential with boundary_transfer: the charge they "
+                "exchange with the electrolyte needs somewhere to go"
+            )
+        index = torch.as_tensor(np.concatenate([g.indices for g in groups]), device=x.device)
+        if kept.solver is None or widths.requires_grad:
+            kept.solver = ConstantPotential(groups, coulomb, smearing=widths[index])
+        kept.solver.response_steps = orders
+        solution = kept.solver.solve(
+            x,
+            q,
+            cell,
+            electronegativity=out.electronegativity[atoms][index],
+            hardness=out.hardness[atoms][index],
+            field=field,
+            displacement=held.displacement,
+            smearing=widths,
+            total_charge=held.total_charge,
+            forces=False,
+        )
+        return solution.energy, solution.charges, solution.electrode_charges, solution.potentials
+
+    @staticmethod
+    def _check_total(q: Tensor, held: Conditions) -> None:
+        total = float(q.detach().sum())
+        if abs(total - held.total_charge) > 1e-6:
+            raise ValueError(
+                f"total_charge = {held.total_charge:g} e must be the sum of the model's charges, {total:g} e: give "
+                "formal_charges per atom or fragments with their charges, or use projected or solved charges"
+            )
+
+    @staticmethod
+    def _remainder(rest: Tensor, groups: list[Electrode], held: Conditions) -> Electrode:
+        """All atoms that are in no electrode, as one group that carries what is left of the total charge."""
+        if any(g.charge is None for g in groups):
+            raise ValueError(
+                "electrodes = held at a potential must not stand beside solved charges of the other atoms in training: hold "
+                "their charge, which is what the label fixes"
+            )
+        left = held.total_charge - sum(float(g.charge) for g in groups)
+        return Electrode(torch.nonzero(rest)[:, 0], charge=left)

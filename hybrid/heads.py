@@ -1,0 +1,198 @@
+"""What features of an atom become: energies, charges, and the constants of a charge solve.
+
+Charges that must add up exactly are built so, not corrected afterwards:
+
+    transfer    q_i = formal_i + sum over pairs of p_ij,  p_ij = -p_ji, zero where a solver owns either charge
+    projected   q_i = a_i + w_i / sum(w) (Q_fragment - sum(a)) over the atoms of each fragment
+    solved      q minimises the electrostatic energy with chi_i and J_i at fixed total charge
+
+Source: Ko et al., Nat. Commun. 12, 398 (2021) for learned electronegativities in a charge equilibration.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from grahame.hybrid.graph import Graph
+from grahame.hybrid.shortrange import radial
+
+
+class TransferCharges(nn.Module):
+    """Charge that pairs of neighbours exchange; the sum over all atoms is that of the formal charges.
+
+        p_ij = sum over d of w_d(r_ij) (u_d(i) v_d(j) - v_d(i) u_d(j)),   w_d(r) = sum over n of W_dn B_n(r)
+
+    Each pair is computed once and added with both signs in double precision, so the sum is exact to rounding in
+    whatever precision the network runs.
+
+    Args:
+        features: scalar features per atom; species: number of elements; cutoff: Å.
+        count: radial functions; rank: number of terms d.
+        across: let electrolyte atoms keep their half of what they exchange with solved atoms
+            (`boundary_transfer`); the solver's atoms then take the opposite through the total charge.
+    """
+
+    def __init__(
+        self, features: int, species: int, cutoff: float, count: int, rank: int = 16, across: bool = False
+    ) -> None:
+        super().__init__()
+        self.cutoff, self.count, self.rank, self.across = cutoff, count, rank, across
+        self.element = nn.Embedding(species, 2 * rank)
+        self.environment = nn.Linear(features, 2 * rank, bias=False)
+        self.radial = nn.Linear(count, rank, bias=False)
+        nn.init.normal_(self.element.weight, std=1.0)
+        nn.init.normal_(self.environment.weight, std=0.1 / math.sqrt(features))
+        nn.init.normal_(self.radial.weight, std=0.3 / math.sqrt(rank * count))
+
+    def forward(self, scalars: Tensor, graph: Graph, r: Tensor) -> Tensor:
+        """(p,) e, charge that the first atom of each pair gains from the second."""
+        both = self.element(graph.species) + self.environment(scalars)
+        u, v = both.split(self.rank, dim=1)
+        i, j = graph.pairs.unbind(1)
+        weight = self.radial(radial.bessel(r.to(both.dtype), self.cutoff, self.count))
+        gained: Tensor = (weight * (u[i] * v[j] - v[i] * u[j])).sum(1).to(torch.float64)
+        if self.across:
+            return gained
+        kept = ~(graph.solved[i] | graph.solved[j])
+        return gained * kept
+
+
+def charges_of_transfers(formal: Tensor, gained: Tensor, graph: Graph) -> Tensor:
+    """(n,) e from formal charges and what pairs exchange; entries of solved atoms carry no meaning."""
+    i, j = graph.pairs.unbind(1)
+    return formal.index_add(0, i, gained).index_add(0, j, -gained)
+
+
+def dipole_of_transfers(formal: Tensor, gained: Tensor, graph: Graph, pair_vectors: Tensor) -> Tensor:
+    """(B,3) e Å: sum formal_i r_i - sum over pairs p_ij d_ij, the same wherever atoms are wrapped pairwise.
+
+    Args:
+        formal: (n,) e, zero on solved atoms; gained: (p,) e; pair_vectors: (p,3) first to second atom, Å.
+    """
+    i, j = graph.pairs.unbind(1)
+    # A pair with a solved atom counts only with its electrolyte half.
+    inner = ~(graph.solved[i] | graph.solved[j])
+    x = graph.positions
+    moment = graph.per_frame(formal[:, None] * x)
+    exchanged = -(gained * inner)[:, None] * pair_vectors
+    moment = moment.index_add(0, graph.frame[i], exchanged)
+    first = (gained * (~graph.solved[i] & graph.solved[j]))[:, None] * x[i]
+    second = -(gained * (graph.solved[i] & ~graph.solved[j]))[:, None] * x[j]
+    return moment.index_add(0, graph.frame[i], first + second)
+
+
+class ProjectedCharges(nn.Module):
+    """Scalar charges moved, with learned weights, so that each fragment carries exactly its charge.
+
+    Args:
+        features: scalar features per atom; species: number of elements.
+    """
+
+    def __init__(self, features: int, species: int) -> None:
+        super().__init__()
+        self.element = nn.Embedding(species, 2)
+        self.environment = nn.Linear(features, 2, bias=False)
+        nn.init.zeros_(self.element.weight)
+        nn.init.normal_(self.environment.weight, std=0.1 / math.sqrt(features))
+
+    def forward(self, scalars: Tensor, species: Tensor, fragment: Tensor, wanted: Tensor) -> Tensor:
+        """(n,) e.
+
+        Args:
+            scalars: (n,F); species: (n,).
+            fragment: (n,) index of each atom's fragment, -1 for atoms that carry no predicted charge.
+            wanted: (fragments,) e.
+        """
+        guess, weight = (self.element(species) + self.environment(scalars)).to(torch.float64).unbind(1)
+        inside = fragment >= 0
+        guess = guess * inside
+        weight = nn.functional.softplus(weight) * inside
+        f = fragment.clamp(min=0)
+        sums = wanted.new_zeros(len(wanted))
+        missing = wanted - sums.index_add(0, f, guess)
+        shares = sums.index_add(0, f, weight)
+        charges: Tensor = guess + weight * (missing / shares.clamp(min=1e-300))[f]
+        return charges
+
+
+class SiteConstants(nn.Module):
+    """Electronegativity chi (V) and hardness J (V/e, positive) of atoms whose charges are solved.
+
+    Args:
+        features: scalar features per atom; species: number of elements.
+        hardness: J of every element before training, V/e.
+        environment: whether chi and J see the surroundings; without, both are constants of the element, and
+            the electrode matrix of a rigid electrode stays the same.
+    """
+
+    def __init__(self, features: int, species: int, hardness: float, environment: bool) -> None:
+        super().__init__()
+        self.element = nn.Embedding(species, 2)
+        nn.init.zeros_(self.element.weight)
+        with torch.no_grad():
+            self.element.weight[:, 1] = (
+                hardness if hardness > 20 else math.log(math.expm1(max(hardness, 1e-6)))
+            )
+        self.environment = nn.Linear(features, 2, bias=False) if environment else None
+        if self.environment is not None:
+            nn.init.zeros_(self.environment.weight)
+
+    def forward(self, scalars: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """chi (n,) V and J (n,) V/e."""
+        both = self.element(species)
+        if self.environment is not None:
+            both = both + self.environment(scalars)
+        chi, raw = both.to(torch.float64).unbind(1)
+        return chi, nn.functional.softplus(raw)
+
+
+class Widths(nn.Module):
+    """Gaussian width of each element, never below `smallest`; s = smallest + softplus(parameter).
+
+    Args:
+        widths: per species, Å; trainable: whether training changes them.
+    """
+
+    smallest = 0.2
+
+    def __init__(self, widths: list[float], trainable: bool) -> None:
+        super().__init__()
+        raw = [math.log(math.expm1(w - self.smallest)) for w in widths]
+        self.raw = nn.Parameter(torch.tensor(raw, dtype=torch.float64), requires_grad=trainable)
+
+    def forward(self, species: Tensor) -> Tensor:
+        """(n,) Å."""
+        widths = self.smallest + nn.functional.softplus(self.raw.to(torch.float64))
+        return widths[species]
+
+
+@dataclass(frozen=True)
+class LocalOutput:
+    """What the surroundings of each atom say.
+
+    Attributes:
+        energy: (B,) eV: references, network and repulsion.
+        charges: (n,) e, predicted ones; 0 where a solver owns the charge.
+        gained: (p,) e exchanged by pairs, or None without transfers.
+        formal: (n,) e, 0 where a solver owns the charge, or None without transfers.
+        widths: (n,) Å.
+        electronegativity: (n,) V; hardness: (n,) V/e; of atoms whose charge is solved.
+    """
+
+    energy: Tensor
+    charges: Tensor
+    gained: Tensor | None
+    formal: Tensor | None
+    widths: Tensor
+    electronegativity: Tensor
+    hardness: Tensor
+
+    def dipole(self, graph: Graph, pair_vectors: Tensor) -> Tensor:
+        """(B,3) e Å of the predicted charges."""
+        if self.gained is None or self.formal is None:
+            return graph.per_frame(self.charges[:, None] * graph.positions)
+        return dipole_of_transfers(self.formal, self.gained, graph, pair_vectors)

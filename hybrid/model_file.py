@@ -1,0 +1,178 @@
+"""Model files: weights as safetensors, and one JSON text in the file's header that says what they mean.
+
+The text holds the specification of the model, its units and receptive field, and where it comes from. Reading
+a model runs no code that came with the file.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from grahame.hybrid.config_errors import explain
+from grahame.hybrid.files import replacing
+from grahame.hybrid.model import HybridModel, ModelSpec
+
+FORMAT = "grahame hybrid model"
+VERSION = 1
+UNITS = {"length": "Å", "energy": "eV", "charge": "e", "potential": "V", "field": "V/Å", "mass": "amu"}
+BOXED = "au-water-nacl"
+"""Name of the model that comes with the package."""
+_ZIP = b"PK\x03\x04"
+
+
+def save_model(model: HybridModel, path: str | Path) -> None:
+    """Write a model; the file appears whole or not at all.
+
+    Args:
+        model: to be written.
+        path: usually ending in .safetensors.
+    """
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "units": UNITS,
+        "receptive_field": model.spec.architecture.receptive_field,
+        "spec": model.spec.model_dump(mode="json"),
+    }
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(weights, str(temporary), metadata={"grahame": json.dumps(header, ensure_ascii=False)})
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """The JSON text of a model file: format, version, units, receptive_field (Å), spec.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for pickles, other files, and files that are cut off.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"model = {path} must be an existing file: check the path")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == _ZIP or start[:1] == b"\x80":
+        raise ValueError(
+            f"model = {path} must be a safetensors file, not a pickle, which may run any code when it is read: "
+            "load_model(path, allow_pickle=True) reads one you trust"
+        )
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"model = {path} must be a whole safetensors file: it is damaged or cut off, copy it again"
+        ) from error
+    if "grahame" not in metadata:
+        raise ValueError(
+            f"model = {path} must be written by this program: its header names no specification; other models "
+            "are used through adapters"
+        )
+    try:
+        header: dict[str, Any] = json.loads(metadata["grahame"])
+        known, version = header["format"] == FORMAT, int(header["version"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"model = {path} must have a readable header: it is damaged, copy it again"
+        ) from error
+    if not known:
+        raise ValueError(
+            f"model = {path} of format {header['format']} must be a {FORMAT}: give the file of a model"
+        )
+    if version > VERSION:
+        raise ValueError(
+            f"model = {path} of version {version} must not be newer than {VERSION}: update the package"
+        )
+    return header
+
+
+def load_model(path: str | Path, allow_pickle: bool = False) -> HybridModel:
+    """Read a model.
+
+    Args:
+        path: written by `save_model`.
+        allow_pickle: also read a pickled `HybridModel`, which can run any code: only for files you trust.
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for files that are not models of this program, or do not fit their own specification.
+    """
+    if allow_pickle and Path(path).is_file():
+        with Path(path).open("rb") as file:
+            start = file.read(4)
+        if start == _ZIP or start[:1] == b"\x80":
+            loaded = torch.load(path, map_location="cpu", weights_only=False)
+            if not isinstance(loaded, HybridModel):
+                raise ValueError(
+                    f"model = {path} must hold a HybridModel, not {type(loaded).__name__}: other models are used "
+                    "through adapters"
+                )
+            return loaded.eval()
+    header = read_header(path)
+    try:
+        spec = ModelSpec.model_validate(header["spec"])
+    except KeyError:
+        raise ValueError(
+            f"model = {path} must hold a specification: its header has none, copy it again"
+        ) from None
+    except ValidationError as error:
+        raise ValueError(
+            f"model = {path} must hold a specification this version understands: {explain(error, ModelSpec)}"
+        ) from error
+    model = HybridModel(spec)
+    with safe_open(str(path), framework="pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    own = model.state_dict()
+    for key in sorted({*own, *weights}):
+        shapes = [list(w[key].shape) if key in w else "nothing" for w in (weights, own)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"model = {path} must hold the weights of its specification: {key} is {shapes[0]} and should be "
+                f"{shapes[1]}; copy the file again"
+            )
+    model.load_state_dict(weights)
+    model.eval()
+    return model
+
+
+def find_model(name: str | Path, folder: str | Path = ".") -> Path:
+    """Path of a model.
+
+    Args:
+        name: "au-water-nacl" for the model in the box, or a path, relative to `folder`.
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if str(name) == BOXED:
+        path = boxed_model()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"model = {BOXED} must come with the package, whose file {path.name} is missing: install the package "
+                "again, or give the path of a model file"
+            )
+        return path
+    path = Path(folder) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"model = {path} must be an existing file: check the path, or use {BOXED}")
+    return path
+
+
+def open_model(name: str | Path | None = None) -> HybridModel:
+    """The model in the box, or one from a file; as `find_model` and `load_model`."""
+    return load_model(find_model(BOXED if name is None else name))
+
+
+def boxed_model() -> Path:
+    """Path of the model that comes with the package."""
+    with resources.as_file(
+        resources.files("grahame.hybrid") / "models" / "au_water_nacl.safetensors"
+    ) as path:
+        return path

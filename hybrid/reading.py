@@ -1,0 +1,239 @@
+"""Frames from files: which keys hold the labels, and what the labels were computed under.
+
+Nothing is guessed. A label that is named must be there, a total charge must be stated by the file or by the
+user, and a frame that cannot be used is reported by file and index, all of them at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from grahame.hybrid.ensembles import boundary_of, conditions_of
+from grahame.hybrid.frames import LABELS, Frame
+from grahame.hybrid.schema import ElectricState
+
+__all__ = ["Problem", "Reading", "make_frame", "read_frames", "report"]
+
+Floats = NDArray[np.float64]
+
+_TEXT = (".xyz", ".extxyz")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a frame cannot be used."""
+
+    source: str
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the frames of a file are read.
+
+    Attributes:
+        keys: label to the file's key, e.g. {"energy": "REF_energy"}; labels that are not named are not read.
+        optional: labels that some frames may lack.
+        level: level of theory.
+        boundary: of the labels; "auto" is "open", "3d" or "slab" as the directions that repeat say.
+        total_charge: e, for frames that do not state it.
+        electrode_elements: their atoms form one group that takes the charge the rest leaves over.
+        electrode_groups: array with the group of each atom, -1 for none, instead of elements.
+        formal: formal charge of elements, e; they decide what the rest leaves over.
+        boundary_transfer: electrolyte atoms exchange charge with the metal, which then takes what they leave.
+        formal_charges: array of formal charges per atom (e), instead of those by element.
+        fragments: array with the fragment of each atom, or "connected" to find them by bonds.
+        fragment_charges: info keys with the charge of each fragment (e), ordered by their first atoms.
+        field_key: info key of the field (V/Å), a vector, or a number along z; displacement_key: of D/eps0.
+        born_transposed: the file's Born charges have the direction of the field first.
+        select: info key to patterns; frames that match none of them are left out.
+        state: keys of `ElectricState` for frames that do not give them.
+        require: keys of `ElectricState` that must be given.
+        ignore: keys of `ElectricState` that the file uses for something else.
+    """
+
+    keys: Mapping[str, str] = field(default_factory=lambda: {"energy": "energy", "forces": "forces"})
+    optional: tuple[str, ...] = ()
+    level: str = "default"
+    boundary: str = "auto"
+    total_charge: float | None = None
+    electrode_elements: tuple[str, ...] = ()
+    electrode_groups: str | None = None
+    formal: Mapping[str, float] = field(default_factory=dict)
+    boundary_transfer: bool = False
+    formal_charges: str | None = None
+    fragments: str | None = None
+    fragment_charges: tuple[str, ...] = ()
+    field_key: str | None = None
+    displacement_key: str | None = None
+    born_transposed: bool = False
+    select: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    state: Mapping[str, Any] = field(default_factory=dict)
+    require: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+
+
+def read_frames(
+    path: str | Path, reading: Reading = Reading(), problems: list[Problem] | None = None
+) -> list[Frame]:
+    """Frames of a file that ASE reads.
+
+    Args:
+        path: the file.
+        reading: which keys hold what.
+        problems: takes what is wrong with frames, which are then left out; None raises instead.
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when frames cannot be used and `problems` is None.
+    """
+    import ase.io
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"file = {path} must be a file: give the path of frames that ASE reads")
+    found: list[Problem] = []
+    frames: list[Frame] = []
+    index, stream = 0, ase.io.iread(path, index=":")
+    while True:
+        try:
+            atoms = next(stream)
+        except StopIteration:
+            break
+        except Exception as error:  # whatever ASE's many readers raise
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            found.append(
+                Problem(path.name, index, f"cannot be read ({reason}): the file is cut or damaged here")
+            )
+            break
+        if _selected(atoms, reading.select):
+            try:
+                frames.append(make_frame(atoms, reading, path.name, index))
+            except ValueError as error:
+                found += [Problem(path.name, index, line) for line in str(error).splitlines()]
+        index += 1
+    if path.suffix in _TEXT and frames and frames[-1].index == index - 1 and not _ends_with_a_line(path):
+        # A number that was cut in the middle still reads as a number.
+        frames.pop()
+        found.append(Problem(path.name, index - 1, "its last line has no end: the file is cut here"))
+    if problems is None and found:
+        raise ValueError(report(found))
+    if problems is not None:
+        problems += found
+    return frames
+
+
+def report(problems: Sequence[Problem], shown: int = 50) -> str:
+    """All problems as one message, a line for each."""
+    lines = [f"{p.source}, frame {p.index}: {p.text}" for p in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f"... and {len(problems) - shown} more")
+    frames = len({(p.source, p.index) for p in problems})
+    return f"frames = {frames} bad ones must be corrected or left out:\n" + "\n".join(lines)
+
+
+def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", index: int = 0) -> Frame:
+    """One frame from ASE atoms.
+
+    Raises:
+        ValueError: one line for each thing that is wrong.
+    """
+    wrong: list[str] = []
+    info = _info(atoms, reading)
+    try:
+        periodic = bool(any(atoms.pbc)) and reading.boundary != "open"
+        state = ElectricState.from_info(info, reading.require, periodic)
+    except ValueError as error:
+        wrong.append(str(error))
+        state = ElectricState(total_charge=0.0)
+    labels: dict[str, Floats] = {}
+    for name, key in reading.keys.items():
+        try:
+            labels[name] = _label(atoms, name, key, reading)
+        except KeyError as error:
+            if name not in reading.optional:
+                wrong.append(str(error.args[0]))
+        except ValueError as error:
+            wrong.append(str(error))
+    try:
+        boundary, pbc = boundary_of(atoms, reading.boundary)
+        conditions = conditions_of(atoms, reading, state, boundary)
+    except ValueError as error:
+        wrong.append(str(error))
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return Frame(
+        numbers=atoms.numbers.astype(np.int64),
+        positions=np.array(atoms.positions, dtype=float),
+        cell=np.array(atoms.cell, dtype=float),
+        pbc=pbc,
+        conditions=conditions,
+        labels=labels,
+        level=reading.level,
+        source=source,
+        index=index,
+        info={k: v for k, v in info.items() if isinstance(v, str | int | float | bool | np.generic)},
+    )
+
+
+def _selected(atoms: Atoms, select: Mapping[str, tuple[str, ...]]) -> bool:
+    return all(
+        any(fnmatch.fnmatchcase(str(atoms.info.get(key, "")), pattern) for pattern in patterns)
+        for key, patterns in select.items()
+    )
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) in b" \n\r"
+
+
+def _info(atoms: Atoms, reading: Reading) -> dict[str, Any]:
+    """The frame's info, with what the reading says for what the frame does not."""
+    stated = {k: v for k, v in atoms.info.items() if k not in reading.ignore}
+    default: dict[str, Any] = dict(reading.state)
+    if reading.total_charge is not None and "excess_charge" not in stated:
+        default["total_charge"] = reading.total_charge
+    return default | stated
+
+
+def _label(atoms: Atoms, name: str, key: str, reading: Reading) -> Floats:
+    """A label in its shape.
+
+    Raises:
+        KeyError: when the frame lacks it; ValueError: when it has another shape or is not finite.
+    """
+    per, shape, unit = LABELS[name]
+    results = {} if atoms.calc is None else atoms.calc.results
+    where = atoms.arrays if per == "atom" else atoms.info
+    value = where.get(key, results.get(key))
+    if value is None:
+        known = [k for k in (*where, *results) if k not in ("numbers", "positions")]
+        near = difflib.get_close_matches(key, known, n=1)
+        kind = "arrays" if per == "atom" else "keys"
+        remedy = f"did you mean {near[0]}?" if near else f"the {kind} there are {', '.join(known) or 'none'}"
+        raise KeyError(f"{name} = nothing under the key {key} must be given: {remedy}")
+    try:
+        array = np.asarray(value, dtype=float)
+        if name == "stress" and array.size == 6:
+            xx, yy, zz, yz, xz, xy = array.ravel()
+            array = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        array = array.reshape((len(atoms), *shape) if per == "atom" else shape)
+    except (TypeError, ValueError):
+        wanted = " x ".join(map(str, shape or (1,)))
+        each = "per atom" if per == "atom" else "per frame"
+        raise ValueError(f"{name} = {key} must be {wanted} numbers {each}: it has another shape") from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} = {key} must be finite: it holds NaN or infinity ({unit})")
+    return array.swapaxes(-1, -2) if name == "born" and reading.born_transposed else array

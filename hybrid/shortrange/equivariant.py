@@ -1,0 +1,235 @@
+"""A strictly local equivariant network: what an atom's surroundings look like, as invariant features.
+
+Each layer turns neighbours into a density on the sphere around every atom, and multiplies densities:
+
+    A_i(u)  = sum over j of e_d(ij) B_n(r_ij) Y(u_ij) . Y(u), mixed over (d, n) into channels    2 bodies
+    P_i(u)  = (w1 A)(w2 A), projected back onto l <= l_max                                        3 bodies
+    features from the overlaps <A A>_l, <A P>_l, <P P>_l                                          3, 4, 5 bodies
+
+e_d(ij) is the element of the neighbour in the first layer; in further layers it is the neighbour's own density
+in the direction of the bond, f_d,j(u_ji), so that each layer adds one cut-off to the receptive field. Products
+are taken pointwise on a grid of directions that integrates them exactly (`sphere`), which makes every feature
+invariant under rotation and reflection to rounding.
+
+Sources: Drautz, Phys. Rev. B 99, 014104 (2019) for the atomic cluster expansion; Batatia et al., NeurIPS 2022
+(arXiv 2206.07697) for products of densities in a message-passing network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from grahame.hybrid.graph import Graph
+from grahame.hybrid.shortrange import radial, sphere
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of the network.
+
+    Attributes:
+        cutoff: Å.
+        channels: densities per atom.
+        l_max: largest angular momentum, 1 ... 3.
+        radial: radial functions per kind of neighbour.
+        layers: 1 is strictly local within the cut-off; each further layer adds one cut-off.
+        messages: densities a neighbour sends in layers after the first.
+        hidden: width of the readout.
+    """
+
+    cutoff: float = 5.0
+    channels: int = 32
+    l_max: int = 2
+    radial: int = 8
+    layers: int = 1
+    messages: int = 8
+    hidden: int = 64
+
+    @property
+    def receptive_field(self) -> float:
+        """Distance beyond which atoms do not matter, Å."""
+        return self.cutoff * self.layers
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the heads see.
+
+    Attributes:
+        scalars: (n,F) invariant.
+        vectors: (n,3,channels) equivariant, in the axes x, y, z.
+    """
+
+    scalars: Tensor
+    vectors: Tensor
+
+
+class ChannelMixing(nn.Module):
+    """A linear map of channels for each l; (L,n,C) -> (L,n,C')."""
+
+    def __init__(self, l_max: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.parts = sphere.slices(l_max)
+        self.weight = nn.Parameter(torch.randn(l_max + 1, inputs, outputs) / math.sqrt(inputs))
+
+    def forward(self, density: Tensor) -> Tensor:
+        n = density.shape[1]
+        mixed = [density[p].reshape(-1, density.shape[2]) @ w for p, w in zip(self.parts, self.weight)]
+        return torch.cat([m.reshape(-1, n, m.shape[1]) for m in mixed])
+
+
+class Interaction(nn.Module):
+    """One layer: neighbours to density, density to products, products to invariants."""
+
+    values: Tensor
+    projector: Tensor
+    lift: Tensor
+
+    def __init__(self, sizes: Architecture, species: int, kinds: int, neighbors: float) -> None:
+        super().__init__()
+        c, l_max = sizes.channels, sizes.l_max
+        self.parts = sphere.slices(l_max)
+        # The density of n neighbours at random directions has a mean square of about n.
+        self.scale = 1.0 / math.sqrt(neighbors)
+        self.gather = ChannelMixing(l_max, kinds * sizes.radial, c)
+        # What a density means depends on the element at its centre.
+        self.centre = nn.Parameter(1.0 + 0.1 * torch.randn(species, l_max + 1, c))
+        self.left = ChannelMixing(l_max, c, c)
+        self.right = ChannelMixing(l_max, c, c)
+        self.product = ChannelMixing(l_max, c, c)
+        self.first = ChannelMixing(l_max, c, c)
+        self.second = ChannelMixing(l_max, c, c)
+        values, projector = sphere.product_grid(l_max)
+        self.register_buffer("values", torch.as_tensor(values), persistent=False)
+        self.register_buffer("projector", torch.as_tensor(projector), persistent=False)
+        lift = torch.repeat_interleave(torch.arange(l_max + 1), torch.arange(l_max + 1) * 2 + 1)
+        self.register_buffer("lift", lift, persistent=False)
+
+    @staticmethod
+    def invariants(sizes: Architecture) -> int:
+        """Number of invariant features of one layer."""
+        return sizes.channels * (1 + 4 * (sizes.l_max + 1))
+
+    def _on_grid(self, density: Tensor) -> Tensor:
+        shape = density.shape[1:]
+        return (self.values @ density.reshape(len(density), -1)).reshape(-1, *shape)
+
+    def forward(
+        self, kinds: Tensor, basis: Tensor, harmonics: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Invariants (n,I) and density (L,n,C); kinds (n,K,D) of neighbours, basis (n,K,N), harmonics (n,K,L)."""
+        n, k, _ = kinds.shape
+        filled = (kinds[..., :, None] * basis[..., None, :]).reshape(n, k, -1)
+        density = torch.bmm(harmonics.transpose(1, 2), filled).transpose(0, 1) * self.scale
+        centre = self.centre[species][:, self.lift].transpose(0, 1)
+        a = self.gather(density) * centre
+        on_grid = self._on_grid(self.left(a)) * self._on_grid(self.right(a))
+        p = self.product((self.projector @ on_grid.reshape(len(on_grid), -1)).reshape_as(a))
+        x, y = self.first(a), self.second(p)
+        overlaps = [
+            (f[part] * g[part]).sum(0) / math.sqrt(part.stop - part.start)
+            for f, g in ((a, x), (a, y), (p, x), (p, y))
+            for part in self.parts
+        ]
+        return torch.cat([a[0], *overlaps], dim=1), a + p
+
+
+class LocalNetwork(nn.Module):
+    """Invariant and vector features of atoms from their neighbours.
+
+    Args:
+        sizes: the architecture.
+        species: number of elements.
+        neighbors: mean number of neighbours within the cut-off, from the training data.
+    """
+
+    def __init__(self, sizes: Architecture, species: int, neighbors: float) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.species = species
+        interactions, readouts, senders = [], [], []
+        for layer in range(sizes.layers):
+            kinds = species if layer == 0 else species + sizes.messages
+            interactions.append(Interaction(sizes, species, kinds, neighbors))
+            readouts.append(Readout(species, Interaction.invariants(sizes), sizes.hidden))
+            if layer:
+                senders.append(ChannelMixing(sizes.l_max, sizes.channels, sizes.messages))
+        self.interactions = nn.ModuleList(interactions)
+        self.readouts = nn.ModuleList(readouts)
+        self.senders = nn.ModuleList(senders)
+        self._compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def features(self) -> int:
+        """Number of scalar features."""
+        return self.sizes.hidden * self.sizes.layers
+
+    def compile_features(self) -> None:
+        """Have torch.compile make one program of forward and one of backward; the first call of a shape pays.
+
+        Only for first derivatives: training, which takes second ones, must run without.
+        """
+        self._compiled = torch.compile(self._features, dynamic=False)
+
+    def forward(self, graph: Graph, vectors: Tensor) -> Features:
+        """Features of all atoms.
+
+        Args:
+            graph: neighbours.
+            vectors: (n,K,3) from each atom to its neighbours, Å.
+        """
+        run = self._features if self._compiled is None else self._compiled
+        return Features(*run(graph.neighbors, graph.species, vectors))
+
+    def _features(self, neighbors: Tensor, species: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = next(self.parameters()).dtype
+        # Differences are taken in double precision, the network runs in its own.
+        r = torch.linalg.vector_norm(vectors, dim=-1)
+        unit = (vectors / r[..., None]).to(dtype)
+        basis = radial.bessel(r.to(dtype), self.sizes.cutoff, self.sizes.radial)
+        harmonics = sphere.harmonics(unit, self.sizes.l_max)
+        # One-hot by comparison, which a compiler can merge into what follows.
+        numbered = torch.arange(self.species, device=species.device)
+        elements = (species[neighbors][..., None] == numbered).to(dtype)
+        kinds, scalars = elements, []
+        density = None
+        for layer, (interaction, readout) in enumerate(zip(self.interactions, self.readouts)):
+            if density is not None:
+                kinds = torch.cat([elements, self._messages(layer, density, neighbors, harmonics)], dim=-1)
+            invariants, density = interaction(kinds, basis, harmonics, species)
+            scalars.append(readout(invariants, species))
+        assert density is not None
+        # Harmonics of l = 1 stand in the order y, z, x.
+        vector = density[1:4].transpose(0, 1)[:, [2, 0, 1]]
+        return torch.cat(scalars, dim=1), vector
+
+    def _messages(self, layer: int, density: Tensor, neighbors: Tensor, harmonics: Tensor) -> Tensor:
+        """(n,K,D) the neighbours' densities in the direction of the bond."""
+        sent = self.senders[layer - 1](density).transpose(0, 1)
+        n, k = neighbors.shape
+        received = sent.index_select(0, neighbors.reshape(-1)).reshape(n, k, *sent.shape[1:])
+        # Looking from the neighbour, the bond points the other way: odd harmonics change sign.
+        parity = torch.ones(harmonics.shape[-1], dtype=harmonics.dtype, device=harmonics.device)
+        for odd in sphere.slices(self.sizes.l_max)[1::2]:
+            parity[odd] = -1.0
+        return torch.einsum("nkl,nkld->nkd", harmonics * parity, received)
+
+
+class Readout(nn.Module):
+    """Invariants of one layer to scalar features; the element of the atom shifts the first map."""
+
+    def __init__(self, species: int, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(inputs, hidden)
+        self.element = nn.Embedding(species, hidden)
+        self.second = nn.Linear(hidden, hidden)
+
+    def forward(self, invariants: Tensor, species: Tensor) -> Tensor:
+        hidden = nn.functional.silu(self.first(invariants) + self.element(species))
+        out: Tensor = hidden + nn.functional.silu(self.second(hidden))
+        return out
