@@ -1,0 +1,175 @@
+"""Errors of a model on frames, and its predictions for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from grahame.hybrid.files import replacing
+from grahame.hybrid.frames import LABELS, Frame, make_batch
+from grahame.hybrid.model import HybridModel, ModelSpec
+from grahame.hybrid.reading import Reading
+from grahame.hybrid.training.metrics import ErrorTable, reference_energy
+from grahame.hybrid.training.predicting import labelled, predict
+from grahame.hybrid.training.sources import SourceConfig
+
+__all__ = ["Evaluation", "evaluate", "reading_of", "write_predictions"]
+
+
+@dataclass
+class Evaluation:
+    """What a model says for frames.
+
+    Attributes:
+        errors: table of errors.
+        predictions: per frame, by the names of `LABELS`; of the labels there are, and energy, forces, charges.
+        frames: what was predicted.
+    """
+
+    errors: ErrorTable
+    predictions: list[dict[str, NDArray[np.float64]]] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)
+
+    def pairs(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Labels and predictions of one quantity, flat; energies per atom above the reference energies."""
+        labels, values = [], []
+        for frame, found in zip(self.frames, self.predictions):
+            if name in frame.labels and name in found:
+                label, value = np.ravel(frame.labels[name]), np.ravel(found[name])
+                if name == "energy":
+                    own = reference_energy(self.errors.spec, frame)
+                    label, value = (label - own) / len(frame), (value - own) / len(frame)
+                labels.append(label)
+                values.append(value)
+        if not labels:
+            return np.empty(0), np.empty(0)
+        return np.concatenate(labels), np.concatenate(values)
+
+
+def evaluate(
+    model: HybridModel, frames: Sequence[Frame], batch_size: int = 4, keep: bool = True
+) -> Evaluation:
+    """Predict frames and compare with their labels.
+
+    Args:
+        model: in the state that is to be judged.
+        frames: with labels or without.
+        batch_size: frames at a time.
+        keep: whether to keep the predictions beside the errors.
+    Raises:
+        ValueError: for an element or a level of theory that the model does not know.
+    """
+    spec, device = model.spec, next(model.parameters()).device
+    errors = ErrorTable(spec)
+    out = Evaluation(errors)
+    for frame in frames:
+        model.level(frame.level)
+    for start in range(0, len(frames), batch_size):
+        some = frames[start : start + batch_size]
+        batch = make_batch(some, spec.elements, spec.architecture.cutoff).to(device)
+        wanted = labelled(batch)
+        basic = {"energy", "forces"} | ({"charges", "dipole"} if spec.long_range else set())
+        found = predict(model, batch, wanted | basic if keep else wanted)
+        errors.add({k: v for k, v in found.items() if k in wanted}, batch)
+        if keep:
+            out.frames += list(some)
+            arrays = {k: v.detach().double().cpu().numpy() for k, v in found.items()}
+            ends = np.cumsum([0] + [len(f) for f in some])
+            for k in range(len(some)):
+                out.predictions.append(
+                    {
+                        n: a[ends[k] : ends[k + 1]] if LABELS[n][0] == "atom" else a[k]
+                        for n, a in arrays.items()
+                    }
+                )
+    return out
+
+
+def write_predictions(evaluation: Evaluation, path: Path, overwrite: bool = False) -> None:
+    """Frames with labels as `REF_...` and predictions as `model_...`, in extended XYZ."""
+    import ase.io
+
+    images = []
+    for frame, found in zip(evaluation.frames, evaluation.predictions):
+        atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+        atoms.info |= {"source": frame.source, "index": frame.index, "level": frame.level}
+        atoms.info["total_charge"] = frame.conditions.total_charge
+        for prefix, values in (("REF_", frame.labels), ("model_", found)):
+            for name, value in values.items():
+                target = atoms.arrays if LABELS[name][0] == "atom" else atoms.info
+                array = np.asarray(value)
+                target[prefix + name] = array.reshape(len(atoms), -1) if array.ndim == 3 else array
+                if array.ndim == 0:
+                    atoms.info[prefix + name] = float(array)
+        images.append(atoms)
+    with replacing(path, overwrite) as temporary:
+        ase.io.write(temporary, images, format="extxyz")
+
+
+def reading_of(
+    spec: ModelSpec,
+    file: str,
+    *,
+    source: int | None = None,
+    keys: Sequence[str] = (),
+    level: str | None = None,
+    boundary: str | None = None,
+    total_charge: float | None = None,
+    electrodes: Sequence[str] = (),
+    field: str | None = None,
+    select: Sequence[str] = (),
+) -> Reading:
+    """How to read frames for a model: as one of the sources it was trained on, with changes.
+
+    Args:
+        spec: of the model; its provenance holds the sources.
+        file: name of the file, to find the source that read it.
+        source: number of the source; None takes the one with this file's name, or the first.
+        keys: label=key, instead of all of the source's; select: key=pattern, instead of the source's.
+        level, boundary, total_charge, electrodes, field: instead of the source's.
+    Raises:
+        ValueError: for a source that is not there and text that is no label=key.
+    """
+    known = spec.provenance.get("config", {}).get("data", {}).get("sources", [])
+    if source is not None and not 0 <= source < len(known):
+        raise ValueError(
+            f"source = {source} must be one of the model's {len(known)} sources: leave it out to read by name"
+        )
+    named = [s for s in known if fnmatchcase(file, s["file"])]
+    chosen = known[source] if source is not None else (named or known or [{"file": file}])[0]
+    reading = SourceConfig.model_validate(
+        {k: v for k, v in chosen.items() if k != "use" or chosen.get("split") is None}
+    ).reading(spec.charges)
+    if source is None and not named:
+        # A selection belongs to the file it was made for.
+        reading = replace(reading, select={})
+    if reading.level not in spec.levels:
+        reading = replace(reading, level=spec.levels[0])
+    if keys:
+        pairs = _pairs("key", keys)
+        for label in pairs:
+            if label not in LABELS:
+                raise ValueError(f"key = {label} must be one of {', '.join(LABELS)}: name the label first")
+        reading = replace(reading, keys=pairs)
+    if select:
+        reading = replace(reading, select={k: (v,) for k, v in _pairs("select", select).items()})
+    changes = {"level": level, "boundary": boundary, "total_charge": total_charge, "field_key": field}
+    reading = replace(reading, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
+    return replace(reading, electrode_elements=tuple(electrodes)) if electrodes else reading
+
+
+def _pairs(name: str, texts: Sequence[str]) -> dict[str, str]:
+    """`a=b` options as a dict."""
+    out = {}
+    for text in texts:
+        left, sign, right = text.partition("=")
+        if not sign or not left or not right:
+            raise ValueError(f"{name} = {text} must be left=right: write e.g. --{name} energy=REF_energy")
+        out[left] = right
+    return out

@@ -1,0 +1,1 @@
+"""Training of hybrid models on labelled frames: checked data, one loop, resumable to the bit."""

@@ -1,0 +1,131 @@
+"""The untrained model of a configuration, with the scales and reference energies of its data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from grahame.hybrid.frames import Frame, make_batch
+from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
+from grahame.hybrid.model_file import load_model
+from grahame.hybrid.training.config import TrainConfig
+from grahame.hybrid.training.predicting import predict
+from grahame.hybrid.training.references import fit_references, force_scale, mean_neighbors
+
+__all__ = ["build_model", "charges_of"]
+
+_SAMPLE = 40  # frames per level
+
+
+def charges_of(config: TrainConfig) -> ChargeSpec:
+    """Where the charges of the configured model, or of the one it starts from, come from."""
+    if config.transfer is None:
+        return config.model.charges
+    return load_model(config.path(config.transfer.initial)).spec.charges
+
+
+def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridModel, list[str]]:
+    """The model that training starts from.
+
+    Args:
+        config: of the training.
+        frames: for training.
+    Returns:
+        The model, and what there is to say about its reference energies.
+    Raises:
+        ValueError: when the initial model lacks an element or level of the data.
+    """
+    if config.transfer is not None:
+        return _continued(config, frames)
+    m = config.model
+    numbers = sorted({int(z) for f in frames for z in np.unique(f.numbers)})
+    levels = tuple(dict.fromkeys(f.level for f in frames))
+    cutoff = m.architecture.cutoff
+    spec = ModelSpec(
+        elements=tuple(chemical_symbols[z] for z in numbers),
+        architecture=m.architecture.sizes(),
+        dtype=m.dtype,
+        levels=levels,
+        neighbors=mean_neighbors(frames, cutoff),
+        scale=force_scale(frames),
+        repulsion=m.repulsion,
+        charges=m.charges,
+        double_counting=m.double_counting,
+        switch=m.switch,
+        accuracy=m.accuracy,
+        provenance=provenance(config, frames),
+    )
+    torch.manual_seed(config.seed)
+    bare = HybridModel(spec)
+    references, notes = fit_references(frames, numbers, levels)
+    explained, _ = fit_references(_predicted(bare, frames), numbers, levels)
+    for level, energies in references.items():
+        for element in energies:
+            energies[element] -= explained[level].get(element, 0.0)
+    model = HybridModel(spec.model_copy(update={"reference_energies": references}))
+    model.load_state_dict(bare.state_dict())
+    return model, notes
+
+
+def _predicted(model: HybridModel, frames: Sequence[Frame]) -> list[Frame]:
+    """Some frames of each level with the energies of the untrained model, which repulsion and charges make large."""
+    out = []
+    for level in model.spec.levels:
+        some = [f for f in frames if f.level == level and "energy" in f.labels]
+        for k in np.unique(np.linspace(0, len(some) - 1, min(len(some), _SAMPLE)).astype(int)):
+            batch = make_batch([some[k]], model.spec.elements, model.spec.architecture.cutoff)
+            energy = predict(model, batch, {"energy"})["energy"].detach().numpy()[0]
+            out.append(replace(some[k], labels={"energy": energy}))
+    return out
+
+
+def _continued(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridModel, list[str]]:
+    assert config.transfer is not None
+    model = load_model(config.path(config.transfer.initial))
+    spec = model.spec
+    for frame in frames:
+        spec.species(frame.numbers)
+        model.level(frame.level)
+    known = provenance(config, frames) | {"initial": dict(spec.provenance)}
+    renewed = HybridModel(spec.model_copy(update={"provenance": known}))
+    renewed.load_state_dict(model.state_dict())
+    return renewed, [
+        f"starting from {config.transfer.initial}, with its elements, levels and reference energies"
+    ]
+
+
+def provenance(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, Any]:
+    """Where the model comes from, ready for JSON; no host or user names."""
+    packages = {}
+    for package in ("grahame", "torch", "numpy", "ase"):
+        try:
+            packages[package] = version(package)
+        except PackageNotFoundError:
+            packages[package] = "unknown"
+    settings = json.loads(config.model_dump_json(exclude={"output"}))
+    if settings["transfer"] is not None:
+        settings["transfer"]["initial"] = settings["transfer"]["initial"].rpartition("/")[2]
+    for source in settings["data"]["sources"]:
+        source["file"] = source["file"].rpartition("/")[2]
+    files = {}
+    for path in [path for s in config.data.sources for path in config.paths(s.file)]:
+        files[path.name] = {
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "frames": sum(f.source == path.name for f in frames),
+        }
+    return {
+        "versions": {"python": platform.python_version()} | packages,
+        "config": settings,
+        "training_files": files,
+        "training_frames": len(frames),
+        "charge_labels": config.loss.charge_kind,
+    }

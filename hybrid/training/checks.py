@@ -1,0 +1,158 @@
+"""What can be wrong with frames beyond one file: found before the first epoch, listed by file and index."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from grahame.hybrid.frames import Frame
+from grahame.hybrid.model import FORMAL_CHARGES, ChargeSpec
+from grahame.hybrid.reading import Problem
+from grahame.hybrid.training.dataset import Splits
+from grahame.hybrid.training.references import composition, fit_level
+from grahame.hybrid.training.sources import ChecksConfig
+
+__all__ = ["check_frames", "fingerprint"]
+
+_NET = 5.0  # standard deviations of the stated noise
+
+
+def check_frames(splits: Splits, checks: ChecksConfig, charges: ChargeSpec, cutoff: float) -> list[Problem]:
+    """Everything that is wrong, one entry per fault.
+
+    Args:
+        splits: the frames.
+        checks: limits.
+        charges: where the model's charges come from.
+        cutoff: of the model, Å; the neighbours found for the check of distances are kept for the training.
+    """
+    found: list[Problem] = []
+    for frame in splits.frames:
+        texts = [
+            *_forces(frame, checks),
+            *_charges(frame, checks, charges),
+            *_distances(frame, checks, cutoff),
+        ]
+        if not frame.labels:
+            texts.append("labels = none must be one at least: name the file's keys")
+        found += [Problem(frame.source, frame.index, text) for text in texts]
+    return found + _duplicates(splits) + _energies(splits.frames, checks)
+
+
+def _forces(frame: Frame, checks: ChecksConfig) -> Iterator[str]:
+    forces = frame.labels.get("forces")
+    if forces is None:
+        return
+    if checks.largest_force is not None and np.abs(forces).max() > checks.largest_force:
+        atom = int(np.abs(forces).max(axis=1).argmax())
+        yield (
+            f"forces = {np.abs(forces).max():.4g} eV/Å on atom {atom} must not exceed {checks.largest_force:g} eV/Å: "
+            "leave the frame out or raise data.checks.largest_force"
+        )
+    charged = frame.conditions.total_charge != 0 and frame.conditions.field is not None
+    if checks.force_noise is not None and not charged:
+        # Independent errors of n components add up to noise * sqrt(n).
+        net = np.abs(forces.sum(axis=0)).max() / np.sqrt(len(forces))
+        if net > _NET * checks.force_noise:
+            yield (
+                f"forces = {net * np.sqrt(len(forces)):.4g} eV/Å in sum of {len(forces)} atoms must not exceed "
+                f"{_NET:g} sqrt(n) times the noise of {checks.force_noise:g} eV/Å: leave the frame out or state the "
+                "noise in data.checks.force_noise"
+            )
+
+
+def _charges(frame: Frame, checks: ChecksConfig, spec: ChargeSpec) -> Iterator[str]:
+    c, kind = frame.conditions, spec.kind
+    if abs(c.total_charge - round(c.total_charge)) > 1e-6:
+        yield f"total_charge = {c.total_charge:g} e must be a whole number: correct it, a cell has whole electrons"
+    if kind == "transfer" and not c.electrodes:
+        own = c.formal_charges
+        if own is None:
+            formal = FORMAL_CHARGES | spec.formal
+            own = np.array([formal.get(chemical_symbols[z], 0.0) for z in frame.numbers])
+        if abs(own.sum() - c.total_charge) > 1e-6:
+            yield (
+                f"formal charges = {own.sum():g} e in sum must equal total_charge = {c.total_charge:g} e: set "
+                "model.charges.formal, give formal_charges per atom, or use charges of kind projected or solved"
+            )
+    if kind == "projected":
+        if c.electrodes and c.fragments is None:
+            yield "fragments = nothing must be given for projected charges beside electrodes: name them in the source"
+        if not c.electrodes and c.fragment_charges is not None:
+            total = float(c.fragment_charges.sum())
+            if abs(total - c.total_charge) > 1e-6:
+                yield (
+                    f"fragment_charges = {total:g} e in sum must equal total_charge = {c.total_charge:g} e: correct "
+                    "one of the two"
+                )
+    charges = frame.labels.get("charges")
+    if charges is not None and checks.charge_sum is not None:
+        error = float(charges.sum()) - c.total_charge
+        if abs(error) > checks.charge_sum:
+            yield (
+                f"charges = {charges.sum():.4g} e in sum must be within {checks.charge_sum:g} e of total_charge = "
+                f"{c.total_charge:g} e: correct one of the two or raise data.checks.charge_sum"
+            )
+
+
+def _distances(frame: Frame, checks: ChecksConfig, cutoff: float) -> Iterator[str]:
+    pairs = frame.pairs(cutoff)
+    d = frame.positions[pairs.j] + pairs.shifts @ frame.cell - frame.positions[pairs.i]
+    r = np.linalg.norm(d, axis=1)
+    if len(r) and r.min() < checks.closest:
+        k = int(r.argmin())
+        yield (
+            f"distance = {r[k]:.3g} Å of atoms {pairs.i[k]} and {pairs.j[k]} must be at least {checks.closest:g} Å: "
+            "leave the frame out"
+        )
+
+
+def fingerprint(frame: Frame) -> str:
+    """A hash of elements and positions (to 1e-4 Å): equal for the same geometry, whatever the labels."""
+    positions = np.round(frame.positions, 4) + 0.0
+    return hashlib.sha256(frame.numbers.tobytes() + positions.tobytes()).hexdigest()
+
+
+def _duplicates(splits: Splits) -> list[Problem]:
+    valid = {fingerprint(f): f for f in splits.valid}
+    out = []
+    for frame in splits.train:
+        twin = valid.get(fingerprint(frame))
+        if twin is not None:
+            text = f"geometry = that of {twin.name} must not be in training and validation: split by geometry"
+            out.append(Problem(frame.source, frame.index, text))
+    return out
+
+
+def _energies(frames: Sequence[Frame], checks: ChecksConfig) -> list[Problem]:
+    """Energies per atom far from a robust fit of one energy per element, each level for itself.
+
+    Hot frames lie high and have large forces; where forces are known, a frame must also be far from a fit in
+    which energies may follow the mean square force.
+    """
+    out: list[Problem] = []
+    if checks.energy_outliers is None:
+        return out
+    for level in sorted({f.level for f in frames}):
+        some = [f for f in frames if f.level == level and "energy" in f.labels]
+        if len(some) < 10:
+            continue
+        elements = sorted({int(z) for f in some for z in np.unique(f.numbers)})
+        counts = composition(some, elements)
+        energies = np.array([float(f.labels["energy"]) for f in some])
+        fit = fit_level(counts, energies)
+        limit = max(checks.energy_outliers * fit.deviation, checks.energy_floor)
+        far = np.abs(fit.residuals) > limit
+        if all("forces" in f.labels for f in some):
+            hot = fit_level(counts, energies, np.array([np.mean(f.labels["forces"] ** 2) for f in some]))
+            far &= np.abs(hot.residuals) > max(checks.energy_outliers * hot.deviation, checks.energy_floor)
+        for k in np.flatnonzero(far):
+            text = (
+                f"energy = {1e3 * fit.residuals[k]:+.1f} meV/atom from the fit of compositions must be within "
+                f"{1e3 * limit:.1f} meV/atom: leave the frame out or raise data.checks.energy_outliers"
+            )
+            out.append(Problem(some[k].source, some[k].index, text))
+    return out

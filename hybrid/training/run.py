@@ -1,0 +1,182 @@
+"""`grahame train`: checked frames in, a model file with its errors and figures out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from grahame.hybrid.evaluate import evaluate
+from grahame.hybrid.reading import Problem, report
+from grahame.hybrid.training.building import build_model, charges_of
+from grahame.hybrid.training.checkpoint import check_unchanged, data_digest, load_checkpoint
+from grahame.hybrid.training.checks import check_frames
+from grahame.hybrid.training.config import TrainConfig
+from grahame.hybrid.training.dataset import Splits, read_sources
+from grahame.hybrid.training.distributed import Processes, processes
+from grahame.hybrid.training.hooks import FileHooks, Hooks
+from grahame.hybrid.training.loop import Trainer
+from grahame.hybrid.training.metrics import ErrorRow
+from grahame.hybrid.training.progress import TrainingBar
+from grahame.hybrid.training.report import Curve, write_errors, write_figures
+
+__all__ = ["TrainSummary", "checked_frames", "train"]
+
+
+@dataclass
+class TrainSummary:
+    """What a training came to.
+
+    Attributes:
+        model, checkpoint, curve, errors: files; figures: those drawn.
+        completed: False when a signal stopped it.
+        main: whether this process is the one that speaks.
+        epochs, steps: done in all; seconds: of training.
+        train_frames, valid_frames: how many; dropped: bad frames that were left out.
+        parameters: number of weights; best: smallest validation loss.
+        table: errors of the best model on the validation frames.
+    """
+
+    model: Path
+    checkpoint: Path
+    curve: Path
+    errors: Path
+    figures: list[Path] = field(default_factory=list)
+    completed: bool = True
+    main: bool = True
+    epochs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    train_frames: int = 0
+    valid_frames: int = 0
+    dropped: list[Problem] = field(default_factory=list)
+    parameters: int = 0
+    best: float = float("nan")
+    table: list[ErrorRow] = field(default_factory=list)
+
+
+def checked_frames(config: TrainConfig) -> Splits:
+    """All frames of a configuration that can be used.
+
+    Raises:
+        FileNotFoundError: when a file is not there.
+        ValueError: for bad frames, all in one message, unless they are to be dropped; and for an empty split.
+    """
+    charges = charges_of(config)
+    cutoff = config.model.architecture.cutoff
+    splits = read_sources(config, charges)
+    problems = splits.problems + check_frames(splits, config.data.checks, charges, cutoff)
+    if problems and not config.data.drop_bad:
+        raise ValueError(report(problems) + "\nset data.drop_bad: true to leave them out")
+    splits = splits.without({(p.source, p.index) for p in problems})
+    splits.problems = problems
+    for name, frames in (("train", splits.train), ("valid", splits.valid)):
+        if not frames:
+            left = ", ".join(f"{n} of {f}" for f, n in splits.left_out.items())
+            raise ValueError(
+                f"{name} = 0 frames must be at least one: add a source or a split"
+                + (f"; the values of `split.key` leave out {left}" if left else "")
+            )
+    return splits
+
+
+def train(config: TrainConfig, resume: bool = False, progress: bool = True) -> TrainSummary:
+    """Train a model; under `torchrun` together with the other processes.
+
+    Args:
+        config: checked configuration.
+        resume: continue from the checkpoint.
+        progress: show a bar and a line per epoch on standard error.
+    Returns:
+        What came out, and the files.
+    Raises:
+        FileExistsError: when files of an earlier training are there.
+        ValueError: for bad frames, and for a checkpoint that does not belong to this configuration.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with processes(config.device) as group:
+        return _train(config, resume, progress, group)
+
+
+def _train(config: TrainConfig, resume: bool, progress: bool, group: Processes) -> TrainSummary:
+    out = config.output
+    folder = Path(out.folder)
+    stem = folder / out.name
+    names = (".safetensors", ".checkpoint.pt", ".csv", ".errors.csv")
+    model_path, checkpoint, curve_path, errors_path = (stem.with_name(stem.name + n) for n in names)
+    if group.main:
+        folder.mkdir(parents=True, exist_ok=True)
+    if not resume and not out.overwrite:
+        for path in (model_path, checkpoint):
+            if path.exists():
+                raise FileExistsError(
+                    f"output = {path} must not exist yet: add --resume to continue, --overwrite to start again, or "
+                    "choose another output.name"
+                )
+    saved = load_checkpoint(checkpoint) if resume else None
+    group.wait()
+    splits = checked_frames(config)
+    settings = json.loads(config.model_dump_json())
+    digest = data_digest(splits.train, splits.valid)
+    if saved is not None:
+        check_unchanged(saved, settings, digest, group.world)
+    model, notes = build_model(config, splits.train)
+    model.to(group.device)
+    group.same(model)
+    trainer = Trainer(config, model, splits.train, splits.valid, group)
+    if saved is not None:
+        trainer.load_state(saved)
+    summary = TrainSummary(
+        model_path, checkpoint, curve_path, errors_path, main=group.main,
+        train_frames=len(splits.train), valid_frames=len(splits.valid), dropped=splits.problems,
+        parameters=sum(p.numel() for p in model.parameters()),
+    )  # fmt: skip
+    curve = Curve(curve_path, 0 if saved is None else saved["curve_bytes"]) if group.main else None
+    facts = {"config": json.dumps(settings), "data": digest, "world": group.world}
+    hooks = Hooks() if curve is None else FileHooks(model_path, checkpoint, curve, facts)
+    try:
+        with TrainingBar(progress and group.main, trainer.steps_per_epoch) as bar:
+            for line in _opening(splits, summary, notes, trainer, resume):
+                bar.say(line)
+            trainer.run(hooks, bar)
+    finally:
+        if curve is not None:
+            curve.close()
+    summary.completed = not hooks.stopped
+    summary.epochs, summary.steps, summary.seconds = trainer.at.epoch, trainer.at.steps, trainer.at.elapsed
+    summary.best = trainer.plateau.best
+    if summary.completed and group.main:
+        _finish(config, trainer, summary, stem)
+    group.wait()
+    return summary
+
+
+def _opening(
+    splits: Splits, summary: TrainSummary, notes: Sequence[str], trainer: Trainer, resume: bool
+) -> list[str]:
+    """What is said before the first epoch."""
+    lines = [
+        f"{summary.train_frames} frames to train, {summary.valid_frames} to validate; "
+        f"{summary.parameters} weights; {trainer.steps_per_epoch} steps per epoch on {trainer.processes.world} "
+        f"process{'es' if trainer.processes.world > 1 else ''}, {trainer.processes.device}"
+    ]
+    lines += [f"{n} frames of {f} are in neither split" for f, n in splits.left_out.items()]
+    lines += [f"left out: {p.source}, frame {p.index}: {p.text}" for p in splits.problems]
+    if resume:
+        return [*lines, f"continuing in epoch {trainer.at.epoch + 1} after {trainer.at.steps} steps"]
+    return lines + list(notes)
+
+
+def _finish(config: TrainConfig, trainer: Trainer, summary: TrainSummary, stem: Path) -> None:
+    """Errors and figures of the best model."""
+    trainer.model.load_state_dict(trainer.best)
+    found = evaluate(trainer.model, trainer.valid, config.optimiser.batch_size)
+    summary.table = found.errors.rows()
+    write_errors(summary.table, summary.errors)
+    if config.output.plots and find_spec("matplotlib") is not None:
+        summary.figures = write_figures(summary.curve, found, stem)

@@ -1,0 +1,47 @@
+"""Groups of weights that training holds fixed for some time.
+
+embedding     what tells elements apart: `centre` and element embeddings of the network
+interactions  from neighbours to densities and products
+readout       from invariants to energies and charges
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from grahame.hybrid.training.config import TransferConfig
+
+__all__ = ["freeze", "group_of"]
+
+
+def group_of(name: str) -> str:
+    """The group of a parameter, by its name in the model."""
+    parts = name.split(".")
+    if parts[0] == "network":
+        if "centre" in parts or "element" in parts:
+            return "embedding"
+        if parts[1] in ("interactions", "senders"):
+            return "interactions"
+    return "readout"
+
+
+def freeze(model: nn.Module, transfer: TransferConfig | None, fixed: set[str], epoch: int) -> None:
+    """Set which parameters train in an epoch (counted from 0).
+
+    Args:
+        model: whose parameters are set.
+        transfer: which groups are frozen, and from which epoch on no more.
+        fixed: names of parameters that never train.
+        epoch: the coming one.
+    Raises:
+        ValueError: when nothing is left to train.
+    """
+    frozen = set()
+    if transfer is not None:
+        frozen = {g for g in transfer.freeze if epoch < transfer.unfreeze.get(g, epoch + 1)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in fixed and group_of(name) not in frozen)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            f"transfer.freeze = {sorted(frozen)} must leave something to train: remove a group or unfreeze it later"
+        )

@@ -1,0 +1,168 @@
+"""Training and evaluation from outside: what they learn, write and print."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from ase.build import fcc111
+from ase.io import read, write
+
+from grahame.hybrid.cli import main
+from grahame.hybrid.evaluate import evaluate
+from grahame.hybrid.model_file import load_model
+from grahame.hybrid.reading import Reading, make_frame
+from grahame.hybrid.training.config import parse_training
+from grahame.hybrid.training.metrics import surface_distances
+from grahame.hybrid.training.report import read_curve
+from grahame.hybrid.training.run import train
+from tests.hybrid.training.tiny import frames, settings, water, write_data
+
+KEYS = {"energy": "REF_energy", "forces": "REF_forces", "charges": "REF_charges"}
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, a configuration, and what `grahame train` made of it."""
+    folder = tmp_path_factory.mktemp("train")
+    write_data(folder, train=16, valid=6)
+    config = settings(
+        folder / "out", output={"plots": True},
+        optimiser={"epochs": 16, "learning_rate": 0.02, "batch_size": 4}, stage_two={"start": 0.75, "energy": 10.0},
+        loss={"charges": 5.0},
+    )  # fmt: skip
+    (folder / "train.yaml").write_text(yaml.safe_dump(config))
+    main(["train", str(folder / "train.yaml"), "--no-progress"])
+    return folder
+
+
+def test_training_learns_the_law_of_the_frames(folder: Path) -> None:
+    curve = read_curve(folder / "out" / "model.csv")
+    assert len(curve["epoch"]) == 16
+    spread = np.concatenate([a.arrays["REF_forces"].ravel() for a in frames(16, 1)]).std()
+    assert curve["valid_forces_meV_per_A"][-1] < 0.7 * 1e3 * spread
+    assert curve["valid_charges_me"].min() < 100.0
+    assert curve["stage"].tolist() == [1] * 12 + [2] * 4
+    assert np.argmax(curve["learning_rate"]) == 0  # the end of the warm-up
+    assert {p.name for p in (folder / "out").iterdir()} == {
+        "model.safetensors", "model.checkpoint.pt", "model.csv", "model.errors.csv", "model.curve.png",
+        "model.parity.png",
+    }  # fmt: skip
+
+
+def test_the_best_model_is_the_one_that_is_written(folder: Path) -> None:
+    curve = read_curve(folder / "out" / "model.csv")
+    best = int(np.flatnonzero(curve["best"])[-1])
+    model = load_model(folder / "out" / "model.safetensors")
+    valid = [make_frame(a, Reading(KEYS)) for a in frames(6, 2)]
+    errors = evaluate(model, valid).errors
+    assert 1e3 * errors.value("forces") == pytest.approx(curve["valid_forces_meV_per_A"][best], rel=1e-6)
+    assert 1e3 * errors.value("energy") == pytest.approx(curve["valid_energy_meV_per_atom"][best], rel=1e-6)
+
+
+def test_evaluate_reads_frames_as_the_training_did(folder: Path, capsys: Any) -> None:
+    line = f"evaluate {folder}/out/model.safetensors {folder}/valid.xyz --json --output {folder}/said.xyz --overwrite"
+    main(shlex.split(line))
+    said = json.loads(capsys.readouterr().out)
+    rows = {(r["quantity"], r["group"]): r for r in said["errors"]}
+    assert set(rows) == {(q, g) for q in ("energy", "forces", "charges") for g in ("all", "H", "O")} - {
+        ("energy", "H"),
+        ("energy", "O"),
+    }
+    written = (folder / "out" / "model.errors.csv").read_text().splitlines()
+    assert f"forces,H,meV/Å,{rows['forces', 'H']['rmse']:.6g}," in "\n".join(written)
+    images = read(folder / "said.xyz", ":")
+    forces = np.concatenate([a.arrays["model_forces"] - a.arrays["REF_forces"] for a in images])
+    assert 1e3 * np.sqrt((forces**2).mean()) == pytest.approx(rows["forces", "all"]["rmse"], rel=1e-6)
+    elements = np.concatenate([a.numbers for a in images])
+    assert 1e3 * np.abs(forces[elements == 8]).mean() == pytest.approx(rows["forces", "O"]["mae"], rel=1e-6)
+    assert all(abs(a.arrays["model_charges"].sum()) < 1e-7 for a in images)
+
+
+def test_evaluate_takes_other_keys(folder: Path, capsys: Any) -> None:
+    write(folder / "other.xyz", frames(3, 9))
+    main(shlex.split(f"evaluate {folder}/out/model.safetensors {folder}/other.xyz --key energy=REF_energy"))
+    out = capsys.readouterr().out
+    assert "energy" in out
+    assert "forces" not in out
+
+
+def test_evaluate_says_what_is_wrong(folder: Path, capsys: Any) -> None:
+    for options, sentence in (
+        ("--key energy", "key = energy must be left=right: write e.g. --key energy=REF_energy"),
+        ("--key enrgy=E", "key = enrgy must be one of energy, forces, stress, charges, dipole, born, field_response: name the label first"),
+        ("--source 7", "source = 7 must be one of the model's 2 sources: leave it out to read by name"),
+        ("--level PBE", "level = PBE must be one of default: the model has one readout for each"),
+    ):  # fmt: skip
+        with pytest.raises(SystemExit):
+            main(shlex.split(f"evaluate {folder}/out/model.safetensors {folder}/valid.xyz {options}"))
+        assert capsys.readouterr().err == f"Error: {sentence}\n"
+
+
+def test_frames_are_checked_without_training(folder: Path, capsys: Any) -> None:
+    main(["train", str(folder / "train.yaml"), "--check", "--json"])
+    assert json.loads(capsys.readouterr().out) == {"train": 16, "valid": 6, "left_out": {}, "dropped": []}
+
+
+def test_two_levels_of_theory_train_together(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    shifted = frames(10, 5)
+    for atoms in shifted:
+        atoms.info["REF_energy"] += 7.0 * len(atoms)
+    write(tmp_path / "other.xyz", shifted)
+    config = settings(tmp_path / "out", model={"charges": {"kind": "none"}}, loss={"charges": 0.0})
+    keys = {"energy": "REF_energy", "forces": "REF_forces", "charges": "REF_charges"}
+    sources = [("train.xyz", "train", "PBE"), ("valid.xyz", "valid", "PBE"), ("other.xyz", "train", "MP2")]
+    config["data"] = {"sources": [{"file": f, "use": u, "level": v, "keys": keys} for f, u, v in sources]}
+    train(parse_training(config, tmp_path), progress=False)
+    model = load_model(tmp_path / "out" / "model.safetensors")
+    assert model.spec.levels == ("PBE", "MP2")
+    table = evaluate(model, [make_frame(a, Reading(KEYS, level="MP2")) for a in shifted]).errors
+    assert table.value("energy") < 0.1
+    assert {"level MP2"} == {r.group for r in table.rows() if r.group.startswith("level")}
+
+
+def test_early_stopping_and_the_time_limit_end_a_training(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    slow = {"epochs": 500, "batch_size": 3, "learning_rate": 1e-300, "patience": 2}
+    patient = train(parse_training(settings(tmp_path / "a", optimiser=slow), tmp_path), progress=False)
+    assert patient.epochs == 3
+    timed = {"epochs": 500, "max_minutes": 0.01, "schedule": {"pace": "time"}}
+    short = train(parse_training(settings(tmp_path / "b", optimiser=timed), tmp_path), progress=False)
+    assert short.epochs < 500
+    assert 0.6 <= short.seconds < 5.0
+
+
+def test_a_validation_set_without_labels_is_refused(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    config = settings(tmp_path / "out")
+    config["data"] = {
+        "sources": [
+            {"file": "train.xyz", "keys": {"energy": "REF_energy", "forces": "REF_forces"}},
+            {"file": "valid.xyz", "use": "valid", "keys": {"charges": "REF_charges"}},
+        ]
+    }
+    config["loss"] = {}
+    with pytest.raises(ValueError, match="valid") as error:
+        train(parse_training(config, tmp_path), progress=False)
+    assert str(error.value) == (
+        "valid = frames without energy and forces must have a label that the loss weighs: add its key to a validation "
+        "source"
+    )
+
+
+def test_distances_from_the_metal_respect_the_cell() -> None:
+    metal = fcc111("Au", (3, 3, 1), vacuum=10.0)
+    atoms = metal + water(np.random.default_rng(0), 1)
+    atoms.positions[9:] += metal.positions[0] - atoms.positions[9] + [-0.5, 0.0, 3.0]
+    atoms.set_pbc((True, True, False))
+    atoms.info["total_charge"] = 0.0
+    frame = make_frame(atoms, Reading({}, electrode_elements=("Au",)))
+    distances = surface_distances(frame)
+    assert distances is not None
+    expected = [atoms.get_distances(k, range(9), mic=True).min() for k in (9, 10, 11)]
+    np.testing.assert_allclose(distances[9:], expected, rtol=0, atol=1e-9)
+    assert surface_distances(make_frame(water(np.random.default_rng(0)), Reading({}))) is None
