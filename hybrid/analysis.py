@@ -79,6 +79,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+_SMEARING = 0.392  # Å, of electrodes where nothing says otherwise
 _POINTS = 2000  # of a time series in the result
 
 
@@ -147,7 +148,7 @@ def analyse(
     coulomb = settings.get("coulomb", {})
     groups = electrode_groups(first)
     boundary = boundary or coulomb.get("boundary") or _guess_boundary(first)
-    widths = smearing if smearing is not None else settings.get("solver", {}).get("smearing", 0.392)
+    widths = smearing if smearing is not None else settings.get("solver", {}).get("smearing")
     grid = Grid(first, spacing, limits)
     density = DensityCounter(grid, electrolyte_species(first))
     orientation = OrientationCounter(Grid(first, 2 * spacing, limits))
@@ -157,7 +158,7 @@ def analyse(
         electrostatic = ElectrostaticCounter(
             grid,
             boundary,
-            _per_atom(widths, groups, len(first)),
+            _per_atom(widths, groups, first, settings.get("widths_A")),
             field if field is not None else settings.get("field"),
             displacement if displacement is not None else settings.get("displacement"),
         )
@@ -218,14 +219,19 @@ def _guess_boundary(atoms: Atoms) -> str:
     return "finite-field" if np.isfinite(held).all() and len(held) == 2 else "3d"
 
 
-def _per_atom(widths: Any, groups: list[NDArray[np.int64]], atoms: int) -> Array:
-    values = np.asarray(widths, dtype=np.float64)
+def _per_atom(
+    widths: Any, groups: list[NDArray[np.int64]], atoms: Atoms, model: dict[str, float] | None
+) -> Array:
+    """(n,) Å: of electrodes what is given, else of the model's elements, else 0.392 Å; of the rest points without one."""
+    out = np.array([0.0 if model is None else model[s] for s in atoms.get_chemical_symbols()])
+    if widths is None and model is not None:
+        return out
+    values = np.asarray(_SMEARING if widths is None else widths, dtype=np.float64)
     if values.ndim == 1 and len(values) != len(groups):
         raise ValueError(
             f"smearing = {len(values)} values must be one or one per electrode ({len(groups)}): "
             "give widths in Å"
         )
-    out = np.zeros(atoms)
     for g, members in enumerate(groups):
         out[members] = values if values.ndim == 0 else values[g]
     return out

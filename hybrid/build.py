@@ -88,7 +88,8 @@ def build_cell(
         ions: cation and anion, ("Na", "Cl").
         film: one electrode under a film instead of two with the gap filled.
         vacuum: empty space below and above, Å each. Default 5, or 0 between two periodic electrodes. The slab
-            boundary adds what it needs by itself; this is for the eye and for a displacement boundary.
+            boundary adds what it needs by itself; this is for the eye, and for a displacement boundary, where
+            metal must not cross the cell boundary.
         periodic: periodic along z too. Without vacuum the two electrodes are the two halves of one
             perfect slab that the cell boundary cuts, as a finite-field cell needs.
         contact: smallest distance of oxygens and ions from a plane of metal nuclei, Å.

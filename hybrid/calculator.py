@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from grahame.electrostatics import Coulomb, Electrode
+from grahame.hybrid.automatic import Automatic
+from grahame.hybrid.model import HybridModel
 from grahame.hybrid.potential import HybridPotential, HybridResult
 from grahame.hybrid.shortrange.base import ShortRange
 
@@ -20,12 +23,46 @@ Floats = NDArray[np.float64]
 _PROPERTIES = ("energy", "free_energy", "forces", "stress", "dipole", "charges")
 
 
-def _held(values: Sequence[Any]) -> Floats:
-    return np.array([np.nan if v is None else float(v) for v in values], dtype=float)
+def _held_by(electrodes: Sequence[Electrode]) -> tuple[Floats, Floats]:
+    """Held potentials (V) and charges (e) of electrodes, nan where the other one is held."""
+
+    def values(held: list[Any]) -> Floats:
+        return np.array([np.nan if v is None else float(v) for v in held], dtype=float)
+
+    return values([e.potential for e in electrodes]), values([e.charge for e in electrodes])
+
+
+def _refuse_potentials(potentials: Any, electrodes: Sequence[Electrode] | None) -> None:
+    if electrodes is not None:
+        raise ValueError(
+            f"potentials = {potentials} V must be left out with electrodes: each Electrode says what it is held at"
+        )
+
+
+def _refuse_beside_short_range(coulomb: Any, model: Any, level: Any, potentials: Any) -> None:
+    """A short range of one's own needs its Coulomb operator, and nothing is found for it."""
+    if coulomb is None:
+        raise ValueError(
+            "coulomb = None must be given with a short_range: write e.g. Coulomb('slab', accuracy=1e-5)"
+        )
+    for name, value in (("model", model), ("level", level), ("potentials", potentials)):
+        if value is not None:
+            remedy = "use electrodes" if name == "potentials" else "give one of the two"
+            raise ValueError(f"{name} = {value} must be left out with a short_range: {remedy}")
 
 
 class HybridCalculator(Calculator):
     """ASE calculator of a short range, the Coulomb operator and electrodes held at potentials or charges.
+
+    Without a short range it takes a trained model, the one in the box (gold, water, NaCl) unless `model` names
+    another, and finds what it was not told when it first sees atoms, and again when their elements or periodic
+    directions change:
+
+    - electrodes: the metal slabs (`connected_slabs`), lowest first, all at 0 V unless `potentials` says otherwise;
+    - boundary: slab for pbc (T,T,F), open for (F,F,F), and for (T,T,T) 3d, where slabs at one potential are one
+      conductor that carries what the electrolyte leaves of the total charge, or finite-field for two slabs at
+      unequal potentials; with the accuracy the model was trained with;
+    - smearing: the model's widths.
 
     `energy` is Omega = E_SR + U - sum of psi_g Q_g, whose gradient the forces are; `free_energy` is the same.
     `results` holds beside ASE's names: electrode_charges (e), electrode_potentials (V), internal_energy (eV),
@@ -35,14 +72,22 @@ class HybridCalculator(Calculator):
     Args:
         short_range: energy without Coulomb; gives the electrolyte's charges, widths and exclusions.
         coulomb: `Coulomb(boundary, ...)`.
-        electrodes: `Electrode(indices, potential=V)` or `Electrode(indices, charge=e)`.
+        electrodes: `Electrode(indices, potential=V)` or `Electrode(indices, charge=e)`; None finds them if the
+            short range is a model, and means none beside a given `short_range`.
         field: V/Å, a vector or its component along the surface normal a x b.
         displacement: D/eps0 along the surface normal, V/Å, with boundary "displacement".
         smearing, hardness, electronegativity, thomas_fermi_length, voronoi_volume: of the electrode atoms, in
-            Å, V/e, V, Å, Å³; one value, one per electrode or one per electrode atom.
+            Å, V/e, V, Å, Å³; one value, one per electrode or one per electrode atom. Without a smearing the atoms have
+            the widths of a learned short range, or 0.392 Å. A short range that predicts hardness and
+            electronegativity overrules the values given here.
         solver: "auto", "direct" or "iterative"; tolerance: relative residual of the iteration.
         total_charge: of the whole cell, e.
+        model: a model file, "au-water-nacl" for the model in the box, or a `HybridModel`, whose weights then no
+            longer take gradients; None is the model in the box if there is no `short_range`.
+        level: level of theory of the model; None takes its first.
+        potentials: V, one per metal slab that is found, the lowest first.
     Raises:
+        FileNotFoundError: for a model that is not there.
         ValueError: what the terms refuse, each with its name, value and remedy.
     """
 
@@ -50,12 +95,12 @@ class HybridCalculator(Calculator):
 
     def __init__(
         self,
-        short_range: ShortRange,
-        coulomb: Coulomb,
-        electrodes: Sequence[Electrode] = (),
+        short_range: ShortRange | None = None,
+        coulomb: Coulomb | None = None,
+        electrodes: Sequence[Electrode] | None = None,
         field: Any = None,
         displacement: float | None = None,
-        smearing: Any = 0.392,
+        smearing: Any = None,
         hardness: Any = 0.0,
         electronegativity: Any = 0.0,
         thomas_fermi_length: Any = 0.0,
@@ -63,32 +108,85 @@ class HybridCalculator(Calculator):
         solver: str = "auto",
         total_charge: float | None = 0.0,
         tolerance: float | None = None,
+        *,
+        model: HybridModel | str | Path | None = None,
+        level: str | None = None,
+        potentials: Any = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        options: dict[str, Any] = {}
-        if electrodes:
-            options = {
-                "smearing": smearing,
-                "hardness": hardness,
-                "electronegativity": electronegativity,
-                "thomas_fermi_length": thomas_fermi_length,
-                "voronoi_volume": voronoi_volume,
-                "solver": solver,
-                "tolerance": tolerance,
-            }
-        self.potential = HybridPotential(
-            short_range,
-            coulomb,
-            electrodes,
-            field=field,
-            displacement=displacement,
-            total_charge=total_charge,
-            **options,
-        )
-        self._potentials = _held([e.potential for e in electrodes])
-        self._electrode_charges = _held([e.charge for e in electrodes])
+        self._terms: dict[str, Any] = {
+            "field": field,
+            "displacement": displacement,
+            "total_charge": total_charge,
+            "smearing": smearing,
+            "hardness": hardness,
+            "electronegativity": electronegativity,
+            "thomas_fermi_length": thomas_fermi_length,
+            "voronoi_volume": voronoi_volume,
+            "solver": solver,
+            "tolerance": tolerance,
+        }
+        self.implemented_properties = list(_PROPERTIES)
+        self._built: HybridPotential | None = None
+        self._basis: tuple[Sequence[Electrode], Coulomb] | None = None
+        self._automatic: Automatic | None = None
+        self._potentials, self._electrode_charges = _held_by(electrodes or ())
+        # False as long as each structure that is seen may bring its own number of electrodes.
+        self._counted = electrodes is not None or short_range is not None
+        # Whether held values were set by hand.
+        self._set = False
+        if short_range is None:
+            self._automatic = Automatic(model, level, coulomb, electrodes, total_charge)
+            if potentials is not None:
+                _refuse_potentials(potentials, electrodes)
+                self.set_potentials(potentials)
+            return
+        _refuse_beside_short_range(coulomb, model, level, potentials)
+        assert coulomb is not None
+        self._build(short_range, coulomb, electrodes or ())
+
+    def _build(self, short_range: ShortRange, coulomb: Coulomb, electrodes: Sequence[Electrode]) -> None:
+        always = ("field", "displacement", "total_charge")
+        terms = {k: v for k, v in self._terms.items() if electrodes or k in always}
+        self._built = HybridPotential(short_range, coulomb, electrodes, **terms)
+        self._basis = (electrodes, coulomb)
         no_stress = coulomb.boundary == "open"
         self.implemented_properties = [p for p in _PROPERTIES if not (no_stress and p == "stress")]
+
+    def _prepare(self, atoms: Atoms) -> None:
+        """Find electrodes and boundary where they were not given; nothing happens for atoms that were seen."""
+        automatic = self._automatic
+        if automatic is None:
+            return
+        electrodes = automatic.electrodes(atoms)
+        potentials, charges = _held_by(electrodes)
+        if self._set:
+            count = len(self._potentials)
+            if count not in (len(electrodes), len(electrodes) - automatic.added):
+                raise ValueError(
+                    f"potentials = {count} values must be one per electrode ({len(electrodes)}): metal slabs are "
+                    "counted from the lowest; if these are not meant, name the electrodes"
+                )
+            potentials[:count], charges[:count] = self._potentials, self._electrode_charges
+        coulomb = automatic.coulomb(atoms.pbc, potentials)
+        if self._basis is None or self._basis[0] is not electrodes or self._basis[1] is not coulomb:
+            self._build(automatic.short_range(), coulomb, electrodes)
+        self._potentials, self._electrode_charges = potentials, charges
+        self._counted = True
+
+    @property
+    def potential(self) -> HybridPotential:
+        """The sum of terms.
+
+        Raises:
+            RuntimeError: before the first calculation, if electrodes or boundary are found in it.
+        """
+        if self._built is None:
+            raise RuntimeError(
+                "potential = None must be asked for after the first calculation: electrodes and boundary follow "
+                "from the atoms"
+            )
+        return self._built
 
     def set_potentials(self, potentials: Any) -> None:
         """Hold electrodes at other potentials from now on.
@@ -100,20 +198,26 @@ class HybridCalculator(Calculator):
         Raises:
             ValueError: for a wrong number of values, or infinity.
         """
-        self._hold("potentials", "V", potentials, self._potentials, self._electrode_charges)
+        self._hold("potentials", "V", potentials)
 
     def set_electrode_charges(self, charges: Any) -> None:
         """Hold electrodes at total charges from now on, e; otherwise like `set_potentials`."""
-        self._hold("electrode_charges", "e", charges, self._electrode_charges, self._potentials)
+        self._hold("electrode_charges", "e", charges)
 
-    def _hold(self, name: str, unit: str, values: Any, held: Floats, other: Floats) -> None:
+    def _hold(self, name: str, unit: str, values: Any) -> None:
         new = np.array([np.nan if v is None else v for v in values], dtype=float)
+        potentials, charges = self._potentials, self._electrode_charges
+        if not (self._counted or self._set):
+            # How many electrodes there are shows with the atoms; they are at 0 V unless told otherwise.
+            potentials, charges = np.zeros(len(new)), np.full(len(new), np.nan)
+        held, other = (potentials, charges) if name == "potentials" else (charges, potentials)
         if new.shape != held.shape:
             raise ValueError(
                 f"{name} = {len(new)} values must be one per electrode ({len(held)}): put None where nothing changes"
             )
         if np.isinf(new).any():
             raise ValueError(f"{name} = {new.tolist()} {unit} must be finite: check the input")
+        self._potentials, self._electrode_charges, self._set = potentials, charges, True
         given = ~np.isnan(new)
         if not np.array_equal(held[given], new[given]):
             held[given] = new[given]
@@ -122,7 +226,7 @@ class HybridCalculator(Calculator):
 
     @property
     def potentials(self) -> Floats:
-        """(groups,) held potentials, V; nan where a charge is held."""
+        """(groups,) held potentials, V; nan where a charge is held. None are known before electrodes were found."""
         return self._potentials.copy()
 
     def calculate(
@@ -142,6 +246,7 @@ class HybridCalculator(Calculator):
         self.results = fresh | known
 
     def _results(self, atoms: Atoms, stress: bool) -> dict[str, Any]:
+        self._prepare(atoms)
         result: HybridResult = self.potential.evaluate(
             atoms.get_positions(),
             atoms.numbers.astype(np.int64),
@@ -176,7 +281,8 @@ class HybridCalculator(Calculator):
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything a restart needs to continue with the same bits: the terms' state and the last results."""
-        state = {f"potential.{k}": v for k, v in self.potential.state().items()}
+        built = {} if self._built is None else self._built.state()
+        state = {f"potential.{k}": v for k, v in built.items()}
         state |= {f"results.{k}": np.asarray(v) for k, v in self.results.items()}
         if self.atoms is not None:
             state["held.positions"] = self.atoms.get_positions()
@@ -188,9 +294,12 @@ class HybridCalculator(Calculator):
         for key, value in state.items():
             kind, _, name = key.partition(".")
             parts[kind][name] = value
-        self.potential.load_state(parts["potential"])
         self._potentials = np.array(parts["held"]["potentials"])
         self._electrode_charges = np.array(parts["held"]["charges"])
+        if parts["potential"]:
+            self._set = True
+            self._prepare(atoms)
+            self.potential.load_state(parts["potential"])
         self.reset()  # type: ignore[no-untyped-call]
         if not np.array_equal(parts["held"].get("positions", np.zeros(0)), atoms.positions):
             return

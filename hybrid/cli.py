@@ -1,4 +1,4 @@
-"""The command `grahame`: build, run, solve, analyse, doctor.
+"""The command `grahame`: build, run, solve, analyse, train, evaluate, doctor.
 
 Only typer is imported here; everything heavy is imported by the command that needs it, so that
 `grahame --help` answers at once.
@@ -18,6 +18,7 @@ import typer
 
 from grahame.hybrid.cli_options import atom_ranges, held_values, lammps_types, shortened
 from grahame.hybrid.cli_output import analysed, print_analysis, print_json, print_table, write_structure
+from grahame.hybrid.cli_train import register
 
 app = typer.Typer(
     name="grahame",
@@ -164,7 +165,14 @@ def solve(
     charges_from: Annotated[
         ChargeSource, typer.Option(help="Electrolyte charges: of the file, or SPC/Fw water and ions.")
     ] = ChargeSource.auto,
-    smearing: Annotated[float, typer.Option(help="Gaussian width of electrode atoms, Å.")] = 0.392,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Electrolyte charges of this trained model: a file, or au-water-nacl."),
+    ] = None,
+    smearing: Annotated[
+        float | None,
+        typer.Option(help="Gaussian width of electrode atoms, Å; default 0.392, or the model's."),
+    ] = None,
     hardness: Annotated[float, typer.Option(help="J in 1/2 J q², V/e.")] = 0.0,
     electronegativity: Annotated[float, typer.Option(help="chi in chi q, V.")] = 0.0,
     thomas_fermi_length: Annotated[float, typer.Option(help="Thomas-Fermi length, Å.")] = 0.0,
@@ -194,8 +202,13 @@ def solve(
     groups = atom_ranges(electrode, len(atoms)) if electrode else None
     from grahame.hybrid.solve import solve_structure
 
+    learned = None
+    if model is not None:
+        from grahame.hybrid.model_file import open_model
+
+        learned = open_model(model)
     report = solve_structure(
-        atoms, force_field=force_field, potentials=potentials, charges=charges, groups=groups,
+        atoms, force_field=force_field, model=learned, potentials=potentials, charges=charges, groups=groups,
         charges_from=charges_from.value, boundary=boundary, method=method, accuracy=accuracy,
         field=field, displacement=displacement,
         total_charge=total_charge, smearing=smearing, hardness=hardness, electronegativity=electronegativity,
@@ -271,6 +284,9 @@ def doctor(as_json: JsonOption = False) -> None:
         print_table("grahame doctor", ["", ""], rows)
     if not found.healthy:
         raise typer.Exit(1)
+
+
+register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,9 +14,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     PrivateAttr,
+    Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -58,6 +61,10 @@ class Block(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, protected_namespaces=())
 
 
+DISPLACEMENT_VACUUM = 5.0
+"""Vacuum (Å) below and above the electrodes of a cell that is built for constant displacement."""
+
+
 class BuildConfig(Block):
     """Arguments of `grahame.hybrid.build.build_cell`; what is left out keeps that function's default."""
 
@@ -70,7 +77,9 @@ class BuildConfig(Block):
     concentration: Annotated[float, _unit("mol/L", "salt concentration", ge=0.0, le=20.0)] = 1.0
     ions: tuple[str, str] = Field(default=("Na", "Cl"), description="cation and anion")
     film: bool = Field(default=False, description="a water film on one electrode instead of a filled gap")
-    vacuum: Annotated[float, _unit("Å", "empty space below and above", ge=0.0)] | None = None
+    vacuum: Annotated[float, _unit("Å", "empty space below and above", ge=0.0)] | None = Field(
+        default=None, description="left out: as the boundary needs"
+    )
     periodic: bool | None = Field(
         default=None, description="periodic along c; left out: as the boundary needs"
     )
@@ -83,10 +92,18 @@ class BuildConfig(Block):
     )
     seed: int = Field(default=0, ge=0, description="seed of the packing")
 
-    def arguments(self, periodic: bool) -> dict[str, Any]:
-        """Keywords for the builder, of the keys that were written."""
+    def arguments(self, boundary: str) -> dict[str, Any]:
+        """Keywords for the builder: the keys that were written, and what the boundary needs.
+
+        In "3d" and "finite-field" the electrodes are the two halves of one slab that the cell boundary cuts.
+        Constant displacement takes each charge where it stands, so there metal must not cross the boundary:
+        vacuum separates the backs of the electrodes.
+        """
         given = self.model_dump(exclude_unset=True, exclude_none=True)
-        return {"periodic": periodic} | given
+        needed: dict[str, Any] = {"periodic": boundary in ("3d", "finite-field", "displacement")}
+        if boundary == "displacement":
+            needed["vacuum"] = DISPLACEMENT_VACUUM
+        return needed | given
 
 
 class StructureConfig(Block):
@@ -119,6 +136,39 @@ class ClassicalConfig(Block):
     )
 
 
+class LearnedConfig(Block):
+    """A trained model as the short range."""
+
+    kind: Literal["learned"] = "learned"
+    model: str = Field(
+        description="path of a model file, relative to the configuration file, or au-water-nacl for the one in the box",
+    )
+    level: str | None = Field(default=None, description="level of theory; left out: the model's first")
+    formal_charges: str | None = Field(
+        default=None, description="array of the structure with formal charges (e); left out: by element"
+    )
+    fragments: str | None = Field(
+        default=None, description="array of the structure with each atom's fragment, -1 in electrodes"
+    )
+    compile: bool = Field(
+        default=False, description="translate the network: up to a minute at first, then about half the time"
+    )
+
+
+def _kind(block: object) -> str:
+    """Which short range a block of the file describes."""
+    if isinstance(block, Block):
+        return str(getattr(block, "kind", "classical"))
+    learned = isinstance(block, dict) and ("model" in block or block.get("kind") == "learned")
+    return "learned" if learned else "classical"
+
+
+ShortRangeConfig = Annotated[
+    Annotated[ClassicalConfig, Tag("classical")] | Annotated[LearnedConfig, Tag("learned")],
+    Discriminator(_kind),
+]
+
+
 Boundary = Literal["3d", "slab", "slab-exact", "finite-field", "displacement", "open"]
 
 
@@ -127,7 +177,9 @@ class CoulombConfig(Block):
 
     boundary: Annotated[Boundary, AnyCase] = "slab"
     method: Annotated[Literal["auto", "exact", "ewald", "pme"], AnyCase] = "auto"
-    accuracy: Annotated[float, _unit("", "relative rms force error", gt=0.0, le=0.1)] = 1e-5
+    accuracy: Annotated[float, _unit("", "relative rms force error", gt=0.0, le=0.1)] | None = (
+        None  # 1e-5, or what the model was trained with
+    )
     vacuum: Literal["auto"] | Annotated[float, _unit("Å", "padding of the k-space cell", ge=0.0)] = "auto"
     background: Literal["gaussian", "point"] = "gaussian"
     coulomb_constant: Annotated[float, _unit("eV Å/e²", "k", gt=0.0)] | None = None
@@ -195,7 +247,9 @@ Parameter = float | tuple[float, ...]
 class SolverConfig(Block):
     """Electrode charges: one value for all electrodes or one per electrode."""
 
-    smearing: Annotated[Parameter, _unit("Å", "Gaussian width s of the electrode charges")] = 0.392
+    smearing: Annotated[Parameter, _unit("Å", "Gaussian width s of the electrode charges")] | None = (
+        None  # 0.392 Å, or the model's
+    )
     hardness: Annotated[Parameter, _unit("V/e", "J in 1/2 J q²")] = 0.0
     electronegativity: Annotated[Parameter, _unit("V", "chi")] = 0.0
     thomas_fermi_length: Annotated[Parameter, _unit("Å", "Thomas-Fermi length")] = 0.0
@@ -276,7 +330,7 @@ class RunConfig(Block):
     """Everything `grahame run` needs."""
 
     structure: StructureConfig
-    short_range: ClassicalConfig = ClassicalConfig()
+    short_range: ShortRangeConfig = ClassicalConfig()
     coulomb: CoulombConfig = CoulombConfig()
     electrodes: tuple[ElectrodeConfig, ...] = ()
     field: Annotated[float, _unit("V/Å", "field along the surface normal")] | None = None
@@ -292,6 +346,30 @@ class RunConfig(Block):
         """The structure file, or None for a built cell."""
         return None if self.structure.file is None else self._folder / self.structure.file
 
+    @property
+    def model_path(self) -> Path | None:
+        """The model file, or None with a classical short range.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+        """
+        if not isinstance(self.short_range, LearnedConfig):
+            return None
+        from grahame.hybrid.model_file import find_model
+
+        return find_model(self.short_range.model, self._folder)
+
+    @field_validator("short_range", mode="before")
+    @classmethod
+    def _known_kind(cls, block: object) -> object:
+        if isinstance(block, dict) and block.get("kind", "learned") not in ("classical", "learned"):
+            raise _wrong(
+                "kind", repr(block["kind"]), "be classical or learned", "for a trained model write `model:`"
+            )
+        if isinstance(block, dict) and "model" in block and block.get("kind") == "classical":
+            raise _wrong("", "kind classical and a model", "be one of the two", "remove `kind` or `model`")
+        return block
+
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
         boundary = self.coulomb.boundary
@@ -305,6 +383,14 @@ class RunConfig(Block):
                 f"{self.displacement:g} V/Å",
                 f"come with `boundary: displacement`, not {boundary}",
                 "change coulomb.boundary or remove `displacement`",
+            )
+        built = self.structure.build
+        if boundary == "displacement" and built is not None and built.vacuum == 0.0:
+            raise _wrong(
+                "structure.build.vacuum",
+                "0 Å",
+                "be greater than 0 with `boundary: displacement`, where metal must not cross the cell boundary",
+                f"leave it out for {DISPLACEMENT_VACUUM:g} Å",
             )
         if self.field is not None and boundary not in ("3d", "slab", "slab-exact"):
             raise _wrong(

@@ -59,8 +59,10 @@ def _metadata(annotation: Any) -> Iterator[FieldInfo]:
 def _describe(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[type[BaseModel], str, str]:
     """The block that holds the last key of a location, and that key's unit and description."""
     unit = description = ""
+    branches: dict[str, type[BaseModel]] = {}
     for part in location:
         if not isinstance(part, str) or part not in model.model_fields:
+            model = branches.get(str(part), model)
             continue
         info = model.model_fields[part]
         unit = description = ""
@@ -71,19 +73,31 @@ def _describe(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[
             description = source.description or description
         for inner in _models(info.annotation):
             model, unit, description = inner, "", description
+        branches = _branches(info.annotation)
     return model, unit, description
+
+
+def _branches(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The blocks of a union that is told apart by their key `kind`."""
+    blocks = [m for m in _models(annotation) if "kind" in m.model_fields]
+    return {str(m.model_fields["kind"].default): m for m in blocks}
 
 
 def _name(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """Dotted name; the labels that a union adds (`float`, `literal[...]`) are no keys of the file."""
     parts: list[str] = []
+    branches: dict[str, type[BaseModel]] = {}
     for part in location:
         if isinstance(part, int):
             parts.append(f"[{part}]")
         elif part in model.model_fields:
             parts.append(f".{part}")
-            for inner in _models(model.model_fields[part].annotation):
+            annotation = model.model_fields[part].annotation
+            for inner in _models(annotation):
                 model = inner
+            branches = _branches(annotation)
+        else:
+            model = branches.get(part, model)
     return "".join(parts).lstrip(".")
 
 

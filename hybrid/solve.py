@@ -12,8 +12,12 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
+from grahame.electrostatics.electrodes import check_electrodes
+from grahame.hybrid.model import HybridModel
 from grahame.hybrid.potential import check_frame
+from grahame.hybrid.shortrange.base import ShortRangeResult
 from grahame.hybrid.shortrange.classical import ClassicalForceField
+from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.trajectories import atom_charges
 from grahame.hybrid.unwrap import image_shifts
 
@@ -27,7 +31,7 @@ class SolveReport:
 
     Attributes:
         boundary: the boundary that was used.
-        charges_from: "file" or "classical", where the electrolyte's charges came from; "none" without any.
+        charges_from: "file", "classical" or "model", where the electrolyte's charges came from; "none" without any.
         electrodes: group numbers, in the order of the next three.
         electrode_charges: e; potentials: V; atoms: number of atoms of each.
         capacitance: dQ_g/dpsi_h at fixed ions, e/V.
@@ -79,6 +83,7 @@ def solve_structure(
     charges: Mapping[int, float] | None = None,
     groups: Mapping[int, Sequence[int]] | None = None,
     force_field: ClassicalForceField | None = None,
+    model: HybridModel | None = None,
     charges_from: str = "auto",
     boundary: str = "auto",
     method: str = "auto",
@@ -97,6 +102,8 @@ def solve_structure(
         charges: group number -> e held.
         groups: group number -> atom indices, instead of the array.
         force_field: takes charges and excluded pairs from this one, e.g. that of `load_lammps`.
+        model: takes the electrolyte's charges and widths from this one, and what it says of the electrodes' atoms:
+            widths where no smearing is given, electronegativity and hardness.
         charges_from: of the electrolyte: "classical" (SPC/Fw water, Na+, Cl-, with intramolecular pairs left
             out of the energy), "file" (the structure's charges, nothing left out), or "auto": the file's
             where it holds any, else classical.
@@ -113,33 +120,41 @@ def solve_structure(
     held_v, held_q = dict(potentials or {}), dict(charges or {})
     members = _groups(atoms, groups)
     electrodes = _electrodes(members, held_v, held_q)
+    check_electrodes(electrodes)
     indices = [np.asarray(members[g], dtype=np.int64) for g in sorted(members)]
     if boundary == "auto":
         boundary = _boundary(atoms, len(held_v), len(members))
     coulomb = Coulomb(boundary, method=method, accuracy=accuracy, coulomb_constant=coulomb_constant)
-    solver = ConstantPotential(electrodes, coulomb, **electrode_options)
-    positions = atoms.get_positions()
+    positions, numbers = atoms.get_positions(), atoms.numbers.astype(np.int64)
     pbc = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
-    check_frame(boundary, positions, np.array(atoms.cell), pbc)
-    source = "file" if force_field is not None else _source(atoms, charges_from, indices)
+    repeated = check_frame(boundary, positions, np.array(atoms.cell), pbc)
+    cell = None if boundary == "open" else np.array(atoms.cell)
+    if cell is not None:
+        shifts = image_shifts(positions, numbers, cell, indices, boundary, wrapped=pbc[2])
+        positions = positions + shifts[:, None] * cell[2]
+    source = _source(atoms, charges_from, indices, force_field, model)
     exclusions: Ints | None = None
+    widths: Floats | None = None
     if source == "classical":
         force_field = ClassicalForceField.from_atoms(atoms, [i.tolist() for i in indices])
-    if force_field is not None:
+    if source == "model":
+        assert model is not None
+        near = _of_model(model, atoms, positions, indices, repeated)
+        given, widths = near.charges, near.smearing
+        electrode_options = _site_options(near, indices, electrode_options)
+    elif force_field is not None:
         given, exclusions = force_field.charges, force_field.exclusions
     else:
         given = _file_charges(atoms)
-    cell = None if boundary == "open" else np.array(atoms.cell)
-    if cell is not None:
-        numbers = atoms.numbers.astype(np.int64)
-        shifts = image_shifts(positions, numbers, cell, indices, boundary, wrapped=pbc[2])
-        positions = positions + shifts[:, None] * cell[2]
+    given_options = {k: v for k, v in electrode_options.items() if v is not None}
+    solver = ConstantPotential(electrodes, coulomb, **given_options)
     solution = solver.solve(
         positions,
         given,
         cell,
         field=None if field is None else field * _normal(cell),
         displacement=displacement,
+        smearing=widths,
         exclusions=exclusions,
         total_charge=total_charge,
         forces=False,
@@ -226,7 +241,53 @@ def _file_charges(atoms: Atoms) -> Floats:
         return np.zeros(len(atoms))
 
 
-def _source(atoms: Atoms, wish: str, solved: Sequence[Ints]) -> str:
+def _of_model(
+    model: HybridModel,
+    atoms: Atoms,
+    positions: Floats,
+    solved: Sequence[Ints],
+    pbc: tuple[bool, bool, bool],
+) -> ShortRangeResult:
+    """What a model says of the electrolyte's charges and the electrodes' atoms."""
+    kind = model.spec.charges.kind
+    if kind not in ("transfer", "projected"):
+        raise ValueError(
+            f"model = with charges of kind {kind} must predict the electrolyte's charges, kind transfer or projected: "
+            "take another model, or charges_from"
+        )
+    local = LearnedShortRange(model)
+    local.set_solved(np.concatenate([np.zeros(0, dtype=np.int64), *solved]))
+    return local.compute(positions, atoms.numbers.astype(np.int64), np.array(atoms.cell), pbc, stress=False)
+
+
+def _site_options(
+    near: ShortRangeResult, solved: Sequence[Ints], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options of the solver with what a model says of the electrodes' atoms; a given width stays."""
+    index = np.concatenate([np.zeros(0, dtype=np.int64), *solved])
+    out = dict(options)
+    if out.get("smearing") is None:
+        out["smearing"] = near.smearing[index]
+    for name, values in (("electronegativity", near.electronegativity), ("hardness", near.hardness)):
+        if values is not None:
+            out[name] = values[index]
+    return out
+
+
+def _source(
+    atoms: Atoms,
+    wish: str,
+    solved: Sequence[Ints],
+    force_field: ClassicalForceField | None,
+    model: HybridModel | None,
+) -> str:
+    if model is not None:
+        if force_field is not None or wish != "auto":
+            given = "force_field" if force_field is not None else f"charges_from {wish}"
+            raise ValueError(f"model = given with {given} must be the only source of charges: remove one")
+        return "model"
+    if force_field is not None:
+        return "file"
     if wish not in ("auto", "file", "classical"):
         raise ValueError(f"charges_from = {wish} must be auto, file or classical: choose one of these")
     liquid = np.ones(len(atoms), dtype=bool)

@@ -22,12 +22,9 @@ run(small_run(Path(tempfile.mkdtemp()), {"steps": 2, "ensemble": "langevin"}), p
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Compile the kernels of a run once, before any process runs tests.
-
-    A kernel compiled in the process itself may round differently from the same kernel read back from the
-    cache; tests that compare processes to the last bit need all of them to read it back.
-    """
-    if not hasattr(session.config, "workerinput"):
+    """Compile the kernels of a run once, so that the processes read them back instead of each compiling all."""
+    worker = hasattr(session.config, "workerinput")
+    if not worker and session.config.getoption("numprocesses", None):
         subprocess.run([sys.executable, "-c", _WARM_UP], cwd=session.config.rootpath, check=False)
 
 

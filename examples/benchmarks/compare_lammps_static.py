@@ -30,6 +30,7 @@ from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.hybrid.build import build_cell
 from grahame.hybrid.lammps_data import load_lammps
 from grahame.hybrid.shortrange import ClassicalForceField, ShortRangeResult
+from grahame.hybrid.shortrange.tables import Mixing
 
 LAMMPS_COULOMB = 14.399645  # eV Å/e², the constant of LAMMPS' metal units
 LAMMPS_BAR = 1.6021765e6  # bar per eV/Å³, likewise
@@ -185,7 +186,7 @@ def evaluate(field: ClassicalForceField, atoms: Atoms) -> ShortRangeResult:
     return field.compute(atoms.positions, atoms.numbers, atoms.cell.array, PERIODIC, stress=True)
 
 
-def compare_short_range(atoms: Atoms, mixing: Any, cutoff: float, report: Report) -> None:
+def compare_short_range(atoms: Atoms, mixing: Mixing, cutoff: float, report: Report) -> None:
     """Bonds, angles and Lennard-Jones; from the literature tables and from the file."""
     field = ClassicalForceField.from_atoms(atoms, mixing=mixing, cutoff=cutoff, truncation="plain")
     ours = evaluate(field, atoms)
@@ -198,6 +199,7 @@ def compare_short_range(atoms: Atoms, mixing: Any, cutoff: float, report: Report
         )
     report.relative(f"bonds + angles + LJ, {mixing}", ours.energy, theirs["total"])
     report.largest(f"forces, {mixing}", ours.forces, theirs["forces"], FORCE_TOLERANCE, "eV/Å")
+    assert ours.virial is not None
     scale = float(np.abs(theirs["virial"]).max())
     report.largest(
         f"virial / {scale:.1f} eV, {mixing}", ours.virial / scale, theirs["virial"] / scale, 1e-6, ""
@@ -211,7 +213,7 @@ def compare_short_range(atoms: Atoms, mixing: Any, cutoff: float, report: Report
 
 def compare_total(atoms: Atoms, cutoff: float, report: Report) -> None:
     """Everything, with electrode charges solved at constant potential in a slab cell."""
-    mixing = "lorentz-berthelot"
+    mixing: Mixing = "lorentz-berthelot"
     field = ClassicalForceField.from_atoms(atoms, mixing=mixing, cutoff=cutoff, truncation="plain")
     bottom, top = (np.flatnonzero(atoms.arrays["electrode"] == index) for index in (0, 1))
     commands = (

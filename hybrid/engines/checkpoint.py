@@ -54,6 +54,7 @@ class Checkpoint:
         rng: state of the random generator.
         start: the structure as it was at the start (molecules are recognised from it).
         positions, momenta: of the atoms now, Å and amu Å per ASE time.
+        model: SHA-256 of the model file, None with a classical short range.
         integrator, calculator, potentiostat: their internal numbers.
     """
 
@@ -63,6 +64,7 @@ class Checkpoint:
     start: Atoms
     positions: NDArray[np.float64]
     momenta: NDArray[np.float64]
+    model: str | None = None
     integrator: dict[str, NDArray[Any]] = field(default_factory=dict)
     calculator: dict[str, NDArray[Any]] = field(default_factory=dict)
     potentiostat: dict[str, NDArray[Any]] = field(default_factory=dict)
@@ -75,6 +77,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "config": checkpoint.config,
         "progress": asdict(checkpoint.progress),
         "rng": checkpoint.rng,
+        "model": checkpoint.model,
         "pbc": [bool(p) for p in checkpoint.start.pbc],
         "constraints": json.loads(encode([c.todict() for c in checkpoint.start.constraints])),
     }
@@ -102,7 +105,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.exists():
         raise FileNotFoundError(f"checkpoint = {path} must exist: run once without restart")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file that it opened itself open when its content is damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {k: file[k] for k in file.files}
         header = json.loads(str(arrays.pop("header")))
         known = header["format"] == FORMAT
@@ -142,6 +146,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         start=start,
         positions=arrays["positions"],
         momenta=arrays["momenta"],
+        model=header.get("model"),
         integrator=groups["integrator"],
         calculator=groups["calculator"],
         potentiostat=groups["potentiostat"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -92,10 +93,24 @@ def make_integrator(atoms: Atoms, stage: StageConfig, rng: np.random.Generator) 
         tau = stage.relaxation_time_fs * units.fs
         return NoseHooverChain(atoms, timestep, stage.temperature_K, tau, stage.chain_length)
     friction = stage.friction_per_ps / (1000.0 * units.fs)
-    # fixcm=True would not sample the canonical distribution.
-    return Langevin(
-        atoms, timestep, temperature_K=stage.temperature_K, friction=friction, fixcm=False, rng=rng
-    )
+    return langevin(atoms, timestep, stage.temperature_K, friction, rng)
+
+
+def langevin(
+    atoms: Atoms, timestep: float, temperature: float, friction: float, rng: np.random.Generator
+) -> Langevin:
+    """ASE's Langevin integrator with the centre of mass free, of any release of ASE.
+
+    Holding it, once ASE's default, does not sample the canonical distribution; ASE deprecates the argument
+    since 3.28 and will remove it.
+
+    Args:
+        atoms: with calculator and constraints.
+        timestep: in ASE's unit; temperature in K; friction per ASE unit of time.
+        rng: of the noise.
+    """
+    free = {"fixcm": False} if "fixcm" in inspect.signature(Langevin.__init__).parameters else {}
+    return Langevin(atoms, timestep, temperature_K=temperature, friction=friction, rng=rng, **free)
 
 
 def make_optimizer(atoms: Atoms) -> Any:

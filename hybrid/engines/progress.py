@@ -49,6 +49,11 @@ class Bar:
         charge = f"Q = {charges[-1]:+.3f} e" if len(charges) else ""
         self._progress.update(self._task, completed=done, speed=speed, charge=charge)
 
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self._progress is not None:
+            self._progress.console.print(text, highlight=False)
+
     def __enter__(self) -> Bar:
         if self._progress is not None:
             self._progress.start()

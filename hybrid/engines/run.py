@@ -32,7 +32,7 @@ from grahame.hybrid.engines.integrators import (
     make_optimizer,
 )
 from grahame.hybrid.engines.progress import Bar, StopFlag
-from grahame.hybrid.engines.provenance import provenance
+from grahame.hybrid.engines.provenance import file_hash, provenance
 from grahame.hybrid.engines.setup import load_structure, prepare
 from grahame.hybrid.engines.summary import Paths, RunSummary, log_columns, summarise
 
@@ -51,6 +51,8 @@ class _Run:
         self.integrator_state: dict[str, NDArray[Any]] = {}
         self.last_checkpoint = 0
         self.capacitance = 0.0
+        path = config.model_path
+        self.model = None if path is None else file_hash(path)
         self.continued = restart and self.paths.checkpoint.exists()
         if restart and not self.continued and (self.paths.trajectory.exists() or self.paths.log.exists()):
             raise FileNotFoundError(
@@ -96,6 +98,11 @@ class _Run:
                 f"config = changed in {', '.join(changed)} must equal that of the checkpoint: change it back, or "
                 "start a new run under another output.name"
             )
+        if saved.model != self.model:
+            raise ValueError(
+                f"short_range.model = {self.config.model_path} must be the file that the checkpoint was computed with "
+                "(its SHA-256 differs): restore it, or start a new run under another output.name"
+            )
         self.progress = saved.progress
         self.last_checkpoint = saved.progress.step
         self.rng.bit_generator.state = saved.rng
@@ -123,6 +130,8 @@ class _Run:
             Output(self.paths.trajectory, self.paths.log, columns, lengths) as output,
             Bar(progress) as bar,
         ):
+            if getattr(self.config.short_range, "compile", False):
+                bar.say("compiling the model: up to a minute, seconds when it was compiled here before")
             for name in STAGES:
                 block = getattr(self.config.dynamics, name)
                 if block is None or STAGES.index(name) < (STAGES.index(p.stage) if p.stage else 0):
@@ -291,6 +300,7 @@ class _Run:
                 start=s.start,
                 positions=s.atoms.get_positions(),
                 momenta=s.atoms.get_momenta(),
+                model=self.model,
                 integrator={} if self.integrator is None else integrator_state(self.integrator),
                 calculator=s.calculator.state(),
                 potentiostat={"capacitance": np.array(self.capacitance)},

@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid.calculator import HybridCalculator
 from grahame.hybrid.conditions import Ramp
-from grahame.hybrid.config import ElectrodeConfig, RunConfig
+from grahame.hybrid.config import ClassicalConfig, ElectrodeConfig, RunConfig
+from grahame.hybrid.electrode_groups import rest_of
 from grahame.hybrid.files import read_structure
+from grahame.hybrid.model_file import load_model
 from grahame.hybrid.potential import check_frame
+from grahame.hybrid.shortrange.base import ShortRange
 from grahame.hybrid.shortrange.classical import ClassicalForceField
+from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.unwrap import image_shifts
 
 Ints = NDArray[np.int64]
+_ACCURACY = 1e-5  # relative rms force error, where neither the configuration nor a model says otherwise
 
 
 @dataclass
@@ -32,7 +37,7 @@ class Simulation:
         atoms: the structure that moves, with calculator and constraints; array `electrode` counts the
             configuration's electrodes.
         calculator: of `atoms`.
-        held: per electrode a constant potential (V), a ramp, or None where the charge is held.
+        held: per electrode of the calculator a constant potential (V), a ramp, or None where the charge is held.
     """
 
     start: Atoms
@@ -48,13 +53,10 @@ def load_structure(config: RunConfig) -> Atoms:
         FileNotFoundError: when the file does not exist.
         ValueError: when it cannot be read, holds no atoms, or the builder refuses.
     """
-    boundary = config.coulomb.boundary
     if config.structure.build is not None:
         from grahame.hybrid.build import build_cell
 
-        return build_cell(
-            **config.structure.build.arguments(boundary in ("3d", "finite-field", "displacement"))
-        )
+        return build_cell(**config.structure.build.arguments(config.coulomb.boundary))
     path = config.structure_path
     assert path is not None
     if not path.is_file():
@@ -141,33 +143,82 @@ def _electrode(config: ElectrodeConfig, indices: Ints) -> Electrode:
     return Electrode(indices, potential=config.potential)
 
 
+def _short_range(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> ShortRange:
+    """The force field or the model; what it does not know of these atoms is refused."""
+    short, path = config.short_range, config.model_path
+    if isinstance(short, ClassicalConfig):
+        return ClassicalForceField.from_atoms(
+            atoms,
+            electrodes=[g.tolist() for g in groups],
+            water=short.water,
+            mixing=short.mixing,
+            cutoff=short.cutoff,
+            truncation=short.truncation,
+        )
+    assert path is not None
+    total = config.solver.total_charge or 0.0
+    formal = None if short.formal_charges is None else _array(atoms, "formal_charges", short.formal_charges)
+    fragments: Ints | None = None
+    charges: NDArray[np.float64] | None = None
+    if short.fragments is not None:
+        fragments = np.asarray(_array(atoms, "fragments", short.fragments), dtype=np.int64)
+        inside = fragments >= 0
+        if formal is not None:
+            charges = np.bincount(fragments[inside], weights=formal[inside]).astype(np.float64)
+        else:
+            count = int(fragments.max(initial=-1)) + 1
+            charges = np.array([total]) if count == 1 else np.zeros(count)
+    return LearnedShortRange(
+        load_model(path),
+        short.level,
+        formal_charges=formal,
+        fragments=fragments,
+        fragment_charges=charges,
+        total_charge=total,
+        compile=short.compile,
+    )
+
+
+def _array(atoms: Atoms, key: str, name: str) -> NDArray[np.float64]:
+    if name not in atoms.arrays:
+        raise ValueError(
+            f"short_range.{key} = {name} must be an array of the structure, which has {', '.join(sorted(atoms.arrays))}: "
+            "add it, or name one of these"
+        )
+    return np.asarray(atoms.arrays[name], dtype=np.float64)
+
+
 def make_calculator(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> HybridCalculator:
     """The calculator of a configuration for one structure; `groups` are the electrodes' atom indices."""
-    short = config.short_range
-    field = ClassicalForceField.from_atoms(
-        atoms,
-        electrodes=[g.tolist() for g in groups],
-        water=short.water,
-        mixing=short.mixing,
-        cutoff=short.cutoff,
-        truncation=short.truncation,
-    )
     c, s = config.coulomb, config.solver
+    short = _short_range(config, atoms, groups)
+    electrodes = [_electrode(e, g) for e, g in zip(config.electrodes, groups)]
+    accuracy = c.accuracy or _ACCURACY
+    if isinstance(short, LearnedShortRange):
+        spec = short.model.spec
+        accuracy = c.accuracy or spec.accuracy
+        if electrodes and not spec.long_range:
+            raise ValueError(
+                f"electrodes = {len(electrodes)} must be left out with a model without charges: it has nothing that "
+                "an electrode's charge could act on"
+            )
+        if spec.charges.kind == "solved":
+            electrodes = rest_of(len(atoms), electrodes, s.total_charge)
     options: dict[str, Any] = {}
     if c.coulomb_constant is not None:
         options["coulomb_constant"] = c.coulomb_constant
     coulomb = Coulomb(
         boundary=c.boundary,
         method=c.method,
-        accuracy=c.accuracy,
+        accuracy=accuracy,
         vacuum=c.vacuum,
         background=c.background,
         **options,
     )
     return HybridCalculator(
-        short_range=field,
+        short_range=short,
         coulomb=coulomb,
-        electrodes=[_electrode(e, g) for e, g in zip(config.electrodes, groups)],
+        electrodes=electrodes,
         field=config.field,
         displacement=config.displacement,
         smearing=s.smearing,
@@ -193,7 +244,7 @@ def _constraints(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> list[An
             others.append(constraint)
     held = np.unique(np.concatenate(fixed)) if fixed else np.zeros(0, dtype=np.int64)
     own = [FixAtoms(indices=held)] if len(held) else []
-    if config.short_range.water == "spc/e-rigid":
+    if isinstance(config.short_range, ClassicalConfig) and config.short_range.water == "spc/e-rigid":
         from grahame.hybrid.shortrange.rigid import rigid_water_constraints
 
         others += rigid_water_constraints(atoms)
@@ -219,6 +270,7 @@ def prepare(config: RunConfig, start: Atoms) -> Simulation:
         electrode[members] = g
     atoms.set_array("electrode", electrode)
     calculator = make_calculator(config, atoms, groups)
+    calculator.potential.prepare(atoms.numbers.astype(np.int64))
     atoms.set_constraint(_constraints(config, atoms, groups))
     if atoms.has("momenta"):
         atoms.set_momenta(atoms.get_momenta())  # frozen atoms lose theirs
@@ -227,4 +279,5 @@ def prepare(config: RunConfig, start: Atoms) -> Simulation:
         None if e.charge is not None else Ramp.from_points(e.ramp) if e.ramp is not None else e.potential
         for e in config.electrodes
     ]
+    held += [None] * (len(calculator.potential.electrodes) - len(held))
     return Simulation(start, atoms, calculator, held)

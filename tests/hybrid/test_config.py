@@ -43,7 +43,26 @@ def test_a_configuration_survives_its_own_json() -> None:
 def test_only_written_keys_reach_the_builder() -> None:
     build = parse_config(BASE).structure.build
     assert build is not None
-    assert build.arguments(periodic=True) == {"size": (4, 4, 2), "periodic": True}
+    assert build.arguments("finite-field") == {"size": (4, 4, 2), "periodic": True}
+    assert build.arguments("slab") == {"size": (4, 4, 2), "periodic": False}
+
+
+def test_a_cell_built_for_constant_displacement_has_vacuum_behind_its_electrodes() -> None:
+    data = changed("coulomb.boundary", "displacement") | {"displacement": 0.1}
+    build = parse_config(data).structure.build
+    assert build is not None
+    assert build.arguments("displacement") == {"size": (4, 4, 2), "periodic": True, "vacuum": 5.0}
+    data["structure"] = {"build": {"vacuum": 8.0}}
+    build = parse_config(data).structure.build
+    assert build is not None
+    assert build.arguments("displacement") == {"periodic": True, "vacuum": 8.0}
+    data["structure"] = {"build": {"vacuum": 0.0}}
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        parse_config(data)
+    assert str(caught.value) == (
+        "structure.build.vacuum = 0 Å must be greater than 0 with `boundary: displacement`, where metal must not "
+        "cross the cell boundary: leave it out for 5 Å"
+    )
 
 
 SENTENCES = [

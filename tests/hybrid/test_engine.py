@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ase.constraints import FixAtoms
 from ase.io import read, write
 
 from grahame.hybrid.config import parse_config
-from grahame.hybrid.engines.integrators import NoseHooverChain, draw_momenta
+from grahame.hybrid.engines.integrators import NoseHooverChain, draw_momenta, langevin
 from grahame.hybrid.engines.run import run
 from grahame.hybrid.engines.setup import load_structure, prepare
 from tests.hybrid.small_cells import small_cell, small_run
@@ -267,3 +268,38 @@ def test_an_ase_trajectory_is_written_at_the_end(tmp_path: Path) -> None:
     binary, text = read(tmp_path / "small.traj", ":"), read(summary.trajectory, ":")
     assert len(binary) == len(text) == 2
     assert (binary[-1].get_forces() == text[-1].get_forces()).all()
+
+
+def test_metal_does_not_cross_the_boundary_of_a_cell_built_for_constant_displacement() -> None:
+    config = parse_config(
+        {
+            "structure": {"build": {"size": [2, 4, 2], "gap": 12.0, "concentration": 0.0, "waters": 4}},
+            "short_range": {"cutoff": 4.0},
+            "coulomb": {"boundary": "displacement", "method": "ewald", "accuracy": 1e-4},
+            "displacement": 0.1,
+            "electrodes": [{"group": 0, "charge": 0.0}, {"group": 1, "charge": 0.0}],
+            "dynamics": {"produce": {"steps": 1}},
+        }
+    )
+    atoms = load_structure(config)
+    assert atoms.pbc.all()
+    heights = atoms.positions[:, 2]
+    assert heights.min() == pytest.approx(5.0)
+    assert atoms.cell[2, 2] - heights.max() == pytest.approx(5.0)
+    ready = prepare(config, atoms)
+    assert np.isfinite(ready.atoms.get_forces()).all()
+    # Each electrode is polarised by D as a piece of metal of its own.
+    charges = ready.calculator.results["charges"]
+    for group in (0, 1):
+        own = charges[ready.atoms.arrays["electrode"] == group]
+        assert own.sum() == pytest.approx(0.0, abs=1e-8)
+        assert np.abs(own).max() > 1e-3
+
+
+def test_langevin_leaves_the_centre_of_mass_free_without_a_warning() -> None:
+    atoms = Atoms("Ar2", positions=[[0, 0, 0], [4, 0, 0]])
+    atoms.calc = SpringCalculator(atoms.positions.copy(), 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        langevin(atoms, units.fs, 300.0, 0.01 / units.fs, np.random.default_rng(1)).run(5)
+    assert np.abs(atoms.get_momenta().sum(axis=0)).max() > 0.01

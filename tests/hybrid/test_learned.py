@@ -1,0 +1,176 @@
+"""A model as the short range of dynamics: lists, images, state, and the energy it conserves."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.md.verlet import VelocityVerlet
+
+from grahame.electrostatics import Coulomb
+from grahame.hybrid import HybridCalculator
+from grahame.hybrid.model import HybridModel
+from grahame.hybrid.shortrange.base import Response, SeesElectrodes, ShortRange
+from grahame.hybrid.shortrange.learned import LearnedShortRange
+from tests.hybrid.model_cells import held, make_model, slab, water_box
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "transfer": {},
+    "switched": {"double_counting": "switched", "switch": (1.5, 3.5)},
+    "two layers": {"layers": 2},
+    "projected": {"charges": {"kind": "projected"}},
+}
+
+
+def calculator(model: HybridModel, **options: Any) -> HybridCalculator:
+    return HybridCalculator(LearnedShortRange(model, **options), Coulomb("3d", "ewald", 1e-12))
+
+
+def evaluate(local: LearnedShortRange, atoms: Atoms, stress: bool = True) -> tuple[Any, Any, Any, Any]:
+    """Energy, charges, forces and virial under some potential."""
+    pbc = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
+    found = local.compute(
+        atoms.get_positions(), atoms.numbers.astype(np.int64), np.array(atoms.cell), pbc, stress
+    )
+    n = len(atoms)
+    response = Response(np.linspace(-1, 1, n), np.linspace(0, 1, n), np.linspace(1, 0, n))
+    return found.energy, found.charges, *found.derivatives(response)
+
+
+def test_a_model_is_a_short_range_that_sees_electrodes() -> None:
+    local = LearnedShortRange(make_model())
+    assert isinstance(local, ShortRange)
+    assert isinstance(local, SeesElectrodes)
+    description = local.describe()
+    assert description["kind"] == "learned"
+    assert description["spec"]["elements"] == ["H", "O", "Na", "Cl", "Au"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_kept_list_gives_what_a_fresh_one_gives(name: str) -> None:
+    model, atoms = make_model(**VARIANTS[name]), water_box()
+    kept, rng = LearnedShortRange(model), np.random.default_rng(0)
+    builds = []
+    for _ in range(12):
+        atoms.positions += rng.normal(scale=0.06, size=atoms.positions.shape)
+        before = evaluate(kept, atoms)
+        fresh = evaluate(LearnedShortRange(model), atoms)
+        for a, b in zip(before, fresh):
+            np.testing.assert_allclose(a, b, atol=1e-11)
+        builds.append(int(kept.state()["builds"]))
+    assert 1 < builds[-1] < 12
+
+
+def test_a_list_is_found_anew_for_another_cell_and_other_electrodes() -> None:
+    model = make_model()
+    local = LearnedShortRange(model)
+    atoms, groups = slab()
+    free = evaluate(local, atoms)
+    local.set_solved(np.concatenate(groups))
+    held_ones = evaluate(local, atoms)
+    assert np.abs(free[1][:16]).max() > 1e-3
+    np.testing.assert_array_equal(held_ones[1][:16], 0.0)
+    squeezed = atoms.copy()
+    squeezed.set_cell(np.array(atoms.cell) * 0.97, scale_atoms=True)
+    fresh = LearnedShortRange(model)
+    fresh.set_solved(np.concatenate(groups))
+    for a, b in zip(evaluate(local, squeezed), evaluate(fresh, squeezed)):
+        np.testing.assert_allclose(a, b, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_wrapped_atoms_feel_the_same_forces(name: str) -> None:
+    model, atoms = make_model(**VARIANTS[name]), water_box()
+    atoms.calc = calculator(model)
+    forces, energy, stress = atoms.get_forces(), atoms.get_potential_energy(), atoms.get_stress()
+    wrapped = atoms.copy()
+    shifts = np.random.default_rng(1).integers(-2, 3, size=(len(atoms), 3))
+    wrapped.positions += shifts @ np.array(atoms.cell)
+    wrapped.calc = calculator(model)
+    np.testing.assert_allclose(wrapped.get_forces(), forces, atol=1e-10)
+    assert wrapped.get_potential_energy() == pytest.approx(energy, abs=1e-10)
+    np.testing.assert_allclose(wrapped.get_stress(), stress, atol=1e-11)
+    # The same calculator, which kept the list of the atoms before they were wrapped.
+    wrapped.calc = atoms.calc
+    np.testing.assert_allclose(wrapped.get_forces(), forces, atol=1e-10)
+
+
+def test_atoms_wrapped_along_the_normal_of_a_slab_feel_the_same_forces() -> None:
+    model = make_model()
+    atoms, groups = slab()
+    atoms.cell[2, 2] = 24.0
+    expected = HybridCalculator(
+        LearnedShortRange(model), Coulomb("slab", "ewald", 1e-9), held(groups)
+    ).get_forces(atoms)
+    atoms.pbc = True
+    atoms.positions[:, 2] -= 1.7
+    atoms.wrap()
+    assert np.ptp(atoms.positions[groups[0], 2]) > 15.0
+    cut = HybridCalculator(LearnedShortRange(model), Coulomb("slab", "ewald", 1e-9), held(groups))
+    np.testing.assert_allclose(cut.get_forces(atoms), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_restored_state_continues_with_the_same_bits(dtype: str) -> None:
+    model, atoms = make_model(dtype=dtype), water_box()
+    local, rng = LearnedShortRange(model), np.random.default_rng(2)
+    for _ in range(3):
+        atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
+        evaluate(local, atoms)
+    state = {k: np.array(v) for k, v in local.state().items()}
+    other = LearnedShortRange(model)
+    other.load_state(state)
+    for _ in range(3):
+        atoms.positions += rng.normal(scale=0.02, size=atoms.positions.shape)
+        for a, b in zip(evaluate(local, atoms), evaluate(other, atoms)):
+            np.testing.assert_array_equal(a, b)
+    assert other.state()["builds"] == local.state()["builds"]
+
+
+def test_without_stress_there_is_no_virial_and_the_same_forces() -> None:
+    local, atoms = LearnedShortRange(make_model()), water_box()
+    with_stress, without = evaluate(local, atoms), evaluate(local, atoms, stress=False)
+    assert without[3] is None
+    np.testing.assert_allclose(without[2], with_stress[2], atol=1e-12)
+
+
+def test_a_model_that_solves_all_charges_refuses_atoms_without_a_solver() -> None:
+    atoms = water_box()
+    atoms.calc = calculator(make_model(charges={"kind": "solved", "hardness": 8.0}))
+    with pytest.raises(ValueError, match="electrodes") as caught:
+        atoms.get_potential_energy()
+    assert str(caught.value) == (
+        "electrodes = 0 atoms must be all 11 with a model whose charges are all solved: put the other atoms in one more "
+        "electrode at a held charge, or give only the model"
+    )
+
+
+def test_weights_take_no_gradients_in_dynamics() -> None:
+    model = make_model(charges={"kind": "transfer", "train_widths": True})
+    LearnedShortRange(model)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["transfer", "switched"])
+def test_energy_is_conserved_across_rebuilt_lists(name: str) -> None:
+    # Random weights bind nothing: a short, hot stretch in which the atoms run far enough for new lists.
+    model, atoms = make_model(**VARIANTS[name]), water_box()
+    atoms.calc = HybridCalculator(LearnedShortRange(model), Coulomb("3d", "ewald", 1e-9))
+    atoms.set_momenta(np.random.default_rng(3).normal(scale=1.0, size=atoms.positions.shape))
+    spread = {}
+    start = atoms.copy()
+    for step in (0.04, 0.02):
+        moving = start.copy()
+        moving.calc = atoms.calc
+        energies, kinetic = [], []
+        integrator = VelocityVerlet(moving, step * units.fs)
+        builds = int(atoms.calc.potential.short_range.state()["builds"])
+        for _ in range(round(6.0 / step)):
+            integrator.run(1)
+            kinetic.append(moving.get_kinetic_energy())
+            energies.append(moving.get_total_energy())
+        assert int(atoms.calc.potential.short_range.state()["builds"]) > builds + 1
+        spread[step] = np.ptp(energies)
+    assert spread[0.02] < 2e-3 * np.ptp(kinetic)
+    # Second order: what is left is the integrator's.
+    assert spread[0.04] / spread[0.02] == pytest.approx(4.0, rel=0.25)
