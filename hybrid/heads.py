@@ -24,8 +24,10 @@ from grahame.hybrid.shortrange import radial
 class TransferCharges(nn.Module):
     """Charge that pairs of neighbours exchange; the sum over all atoms is that of the formal charges.
 
-        p_ij = sum over d of w_d(r_ij) (u_d(i) v_d(j) - v_d(i) u_d(j)),   w_d(r) = sum over n of W_dn B_n(r)
+        p_ij = sum over n of (T_abn - T_ban) B_n(r_ij) + sum over d of w_d(r_ij) (u_d(i) v_d(j) - v_d(i) u_d(j))
+        w_d(r) = sum over n of W_dn B_n(r)
 
+    with a, b the elements of i and j: what two elements exchange anywhere, and what their surroundings change.
     Each pair is computed once and added with both signs in double precision, so the sum is exact to rounding in
     whatever precision the network runs.
 
@@ -44,6 +46,7 @@ class TransferCharges(nn.Module):
         self.element = nn.Embedding(species, 2 * rank)
         self.environment = nn.Linear(features, 2 * rank, bias=False)
         self.radial = nn.Linear(count, rank, bias=False)
+        self.pairs = nn.Parameter(torch.zeros(species, species, count))
         nn.init.normal_(self.element.weight, std=1.0)
         nn.init.normal_(self.environment.weight, std=0.1 / math.sqrt(features))
         nn.init.normal_(self.radial.weight, std=0.3 / math.sqrt(rank * count))
@@ -53,8 +56,10 @@ class TransferCharges(nn.Module):
         both = self.element(graph.species) + self.environment(scalars)
         u, v = both.split(self.rank, dim=1)
         i, j = graph.pairs.unbind(1)
-        weight = self.radial(radial.bessel(r.to(both.dtype), self.cutoff, self.count))
-        gained: Tensor = (weight * (u[i] * v[j] - v[i] * u[j])).sum(1).to(torch.float64)
+        basis = radial.bessel(r.to(both.dtype), self.cutoff, self.count)
+        plain = (self.pairs - self.pairs.transpose(0, 1))[graph.species[i], graph.species[j]]
+        varied = self.radial(basis) * (u[i] * v[j] - v[i] * u[j])
+        gained = (plain * basis).sum(1).to(torch.float64) + varied.sum(1).to(torch.float64)
         if self.across:
             return gained
         kept = ~(graph.solved[i] | graph.solved[j])

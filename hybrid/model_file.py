@@ -25,7 +25,13 @@ VERSION = 1
 UNITS = {"length": "Å", "energy": "eV", "charge": "e", "potential": "V", "field": "V/Å", "mass": "amu"}
 BOXED = "au-water-nacl"
 """Name of the model that comes with the package."""
-_ZIP = b"PK\x03\x04"
+
+
+def _pickled(path: Path) -> bool:
+    """Whether a file begins like a pickle, bare or in torch's zip, and not like safetensors: a length, then JSON."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[8:] != b"{")
 
 
 def save_model(model: HybridModel, path: str | Path) -> None:
@@ -58,9 +64,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"model = {path} must be an existing file: check the path")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start == _ZIP or start[:1] == b"\x80":
+    if _pickled(path):
         raise ValueError(
             f"model = {path} must be a safetensors file, not a pickle, which may run any code when it is read: "
             "load_model(path, allow_pickle=True) reads one you trust"
@@ -105,17 +109,14 @@ def load_model(path: str | Path, allow_pickle: bool = False) -> HybridModel:
         FileNotFoundError: if there is no such file.
         ValueError: for files that are not models of this program, or do not fit their own specification.
     """
-    if allow_pickle and Path(path).is_file():
-        with Path(path).open("rb") as file:
-            start = file.read(4)
-        if start == _ZIP or start[:1] == b"\x80":
-            loaded = torch.load(path, map_location="cpu", weights_only=False)
-            if not isinstance(loaded, HybridModel):
-                raise ValueError(
-                    f"model = {path} must hold a HybridModel, not {type(loaded).__name__}: other models are used "
-                    "through adapters"
-                )
-            return loaded.eval()
+    if allow_pickle and Path(path).is_file() and _pickled(Path(path)):
+        loaded = torch.load(path, map_location="cpu", weights_only=False)
+        if not isinstance(loaded, HybridModel):
+            raise ValueError(
+                f"model = {path} must hold a HybridModel, not {type(loaded).__name__}: other models are used "
+                "through adapters"
+            )
+        return loaded.eval()
     header = read_header(path)
     try:
         spec = ModelSpec.model_validate(header["spec"])

@@ -17,6 +17,7 @@ from ase.data import chemical_symbols
 from grahame.hybrid.frames import Frame, make_batch
 from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
 from grahame.hybrid.model_file import load_model
+from grahame.hybrid.training.charge_references import start_transfers
 from grahame.hybrid.training.config import TrainConfig
 from grahame.hybrid.training.predicting import predict
 from grahame.hybrid.training.references import fit_references, force_scale, mean_neighbors
@@ -40,7 +41,7 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
         config: of the training.
         frames: for training.
     Returns:
-        The model, and what there is to say about its reference energies.
+        The model, and what there is to say about where it starts.
     Raises:
         ValueError: when the initial model lacks an element or level of the data.
     """
@@ -66,6 +67,7 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
     )
     torch.manual_seed(config.seed)
     bare = HybridModel(spec)
+    started = start_transfers(bare, frames)
     references, notes = fit_references(frames, numbers, levels)
     explained, _ = fit_references(_predicted(bare, frames), numbers, levels)
     for level, energies in references.items():
@@ -73,7 +75,7 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
             energies[element] -= explained[level].get(element, 0.0)
     model = HybridModel(spec.model_copy(update={"reference_energies": references}))
     model.load_state_dict(bare.state_dict())
-    return model, notes
+    return model, notes + ([started] if started else [])
 
 
 def _predicted(model: HybridModel, frames: Sequence[Frame]) -> list[Frame]:

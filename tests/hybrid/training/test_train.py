@@ -31,7 +31,7 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(folder, train=16, valid=6)
     config = settings(
         folder / "out", output={"plots": True},
-        optimiser={"epochs": 16, "learning_rate": 0.02, "batch_size": 4}, stage_two={"start": 0.75, "energy": 10.0},
+        optimiser={"epochs": 20, "learning_rate": 0.02, "batch_size": 4}, stage_two={"start": 0.75, "energy": 10.0},
         loss={"charges": 5.0},
     )  # fmt: skip
     (folder / "train.yaml").write_text(yaml.safe_dump(config))
@@ -41,11 +41,11 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_learns_the_law_of_the_frames(folder: Path) -> None:
     curve = read_curve(folder / "out" / "model.csv")
-    assert len(curve["epoch"]) == 16
+    assert len(curve["epoch"]) == 20
     spread = np.concatenate([a.arrays["REF_forces"].ravel() for a in frames(16, 1)]).std()
     assert curve["valid_forces_meV_per_A"][-1] < 0.7 * 1e3 * spread
     assert curve["valid_charges_me"].min() < 100.0
-    assert curve["stage"].tolist() == [1] * 12 + [2] * 4
+    assert curve["stage"].tolist() == [1] * 15 + [2] * 5
     assert np.argmax(curve["learning_rate"]) == 0  # the end of the warm-up
     assert {p.name for p in (folder / "out").iterdir()} == {
         "model.safetensors", "model.checkpoint.pt", "model.csv", "model.errors.csv", "model.curve.png",

@@ -1,0 +1,93 @@
+"""What two elements exchange at a distance, from charge labels: where transfers start before the first step.
+
+    min over t_abn of sum over atoms i of (q_i - q_i^0 - sum over j, n of t_{a(i) a(j) n} B_n(r_ij))^2,  t_abn = -t_ban
+
+q^0 are the charges of the untrained model. Linear least squares with a small ridge; formal charges are far from
+those of any partition, and gradient steps would take long to bridge what one solve does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grahame.hybrid.frames import Frame, make_batch
+from grahame.hybrid.graph import Graph
+from grahame.hybrid.heads import TransferCharges
+from grahame.hybrid.model import HybridModel
+from grahame.hybrid.shortrange import radial
+
+__all__ = ["start_transfers"]
+
+_SAMPLE = 60  # frames
+_RIDGE = 1e-6  # of the mean diagonal of the normal equations
+
+
+@torch.no_grad()
+def start_transfers(model: HybridModel, frames: Sequence[Frame]) -> str | None:
+    """Set the element-by-element transfers of a model from charge labels.
+
+    Args:
+        model: untrained; changed in place. Only models with transfer charges have something to set.
+        frames: for training.
+    Returns:
+        A sentence that says how well it went, or None where there was nothing to do.
+    """
+    head = model.charge_head
+    labelled = [f for f in frames if "charges" in f.labels]
+    if not isinstance(head, TransferCharges) or not labelled:
+        return None
+    chosen = np.unique(np.linspace(0, len(labelled) - 1, min(len(labelled), _SAMPLE)).astype(int))
+    species = len(model.spec.elements)
+    # One column for each pair of different elements, smaller index first, and each radial function.
+    first, second = np.triu_indices(species, 1)
+    if not len(first):
+        return None
+    column = torch.full((species, species), -1)
+    column[first, second] = torch.arange(len(first))
+    unknowns = len(first) * head.count
+    normal = torch.zeros((unknowns, unknowns), dtype=torch.float64)
+    right = torch.zeros(unknowns, dtype=torch.float64)
+    before = count = 0.0
+    for k in chosen:
+        batch = make_batch([labelled[k]], model.spec.elements, model.spec.architecture.cutoff)
+        levels = torch.tensor([model.level(n) for n in batch.levels])
+        found = model.local(batch.graph, levels, batch.conditions).charges
+        wanted = batch.labels["charges"] - found
+        known = ~wanted.isnan() & ~batch.graph.solved
+        design = _design(batch.graph, head, column, len(first))[known]
+        normal += design.T @ design
+        right += design.T @ wanted[known]
+        before += float((wanted[known] ** 2).sum())
+        count += float(known.sum())
+    if count == 0.0:
+        return None
+    normal.diagonal().add_(_RIDGE * float(normal.diagonal().mean()))
+    solution = torch.linalg.solve(normal, right)
+    after = before - float(solution @ right)
+    start = torch.zeros_like(head.pairs)
+    start[first, second] = solution.reshape(len(first), head.count).to(start)
+    head.pairs.copy_(start)
+    left = np.sqrt(max(after, 0.0) / count)
+    return f"transfers between elements start from charge labels: {1e3 * left:.3g} me are left of {1e3 * np.sqrt(before / count):.3g}"
+
+
+def _design(graph: Graph, head: TransferCharges, column: Tensor, kinds: int) -> Tensor:
+    """(n, kinds * count) what each atom would gain per unit of each unknown."""
+    i, j = graph.pairs.unbind(1)
+    r = torch.linalg.vector_norm(graph.pair_vectors(), dim=-1)
+    if not head.across:
+        kept = ~(graph.solved[i] | graph.solved[j])
+        i, j, r = i[kept], j[kept], r[kept]
+    basis = radial.bessel(r, head.cutoff, head.count)
+    a, b = graph.species[i], graph.species[j]
+    design = basis.new_zeros((len(graph.species) * kinds, head.count))
+    for sign, low, high in ((1.0, a, b), (-1.0, b, a)):
+        ordered = low < high
+        kind = column[low[ordered], high[ordered]]
+        for atom, gain in ((i, sign), (j, -sign)):
+            design.index_add_(0, atom[ordered] * kinds + kind, gain * basis[ordered])
+    return design.reshape(len(graph.species), kinds * head.count)

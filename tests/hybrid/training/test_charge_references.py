@@ -1,0 +1,87 @@
+"""Transfers between elements from charge labels: exact where the labels are such transfers."""
+
+import numpy as np
+import pytest
+import torch
+
+from grahame.electrostatics import Electrode
+from grahame.hybrid.frames import Conditions, Frame, make_batch
+from grahame.hybrid.heads import TransferCharges
+from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
+from grahame.hybrid.shortrange.equivariant import Architecture
+from grahame.hybrid.training.charge_references import start_transfers
+
+SPEC = ModelSpec(
+    elements=("H", "O", "Na", "Au"),
+    architecture=Architecture(cutoff=3.5, channels=2, l_max=1, radial=4, hidden=3),
+    dtype="float64",
+    charges=ChargeSpec(kind="transfer", formal={"H": 0.2, "O": -0.4, "Na": 1.0}),
+)
+
+
+def model() -> HybridModel:
+    torch.manual_seed(5)
+    return HybridModel(SPEC)
+
+
+def frames(count: int, rng: np.random.Generator) -> list[Frame]:
+    """Random atoms beside two of gold, which are an electrode."""
+    out = []
+    for _ in range(count):
+        numbers = np.array([79, 79, *rng.choice([1, 8, 11], size=9)])
+        positions = rng.uniform(0.0, 5.0, size=(11, 3))
+        held = Conditions(total_charge=None, electrodes=(Electrode([0, 1], charge=0.3),), boundary="open")
+        out.append(Frame(numbers, positions, np.zeros((3, 3)), (False,) * 3, conditions=held))
+    return out
+
+
+def charges(of: HybridModel, frame: Frame) -> np.ndarray:
+    batch = make_batch([frame], SPEC.elements, SPEC.architecture.cutoff)
+    with torch.no_grad():
+        return of.local(batch.graph, torch.tensor([0]), batch.conditions).charges.numpy()
+
+
+def test_labels_made_of_transfers_are_found_again() -> None:
+    rng = np.random.default_rng(0)
+    teacher, student = model(), model()
+    assert isinstance(teacher.charge_head, TransferCharges)
+    with torch.no_grad():
+        teacher.charge_head.pairs.normal_(std=0.3)
+    known = frames(40, rng)
+    for frame in known:
+        label = charges(teacher, frame)
+        label[:2] = 7.0  # of the electrode, whose charges a solver sets
+        frame.labels["charges"] = label
+    said = start_transfers(student, known)
+    assert said is not None
+    assert said.startswith("transfers between elements start from charge labels:")
+    for frame in frames(5, rng):
+        np.testing.assert_allclose(charges(student, frame), charges(teacher, frame), rtol=0, atol=2e-4)
+
+
+def test_missing_labels_count_nowhere() -> None:
+    rng = np.random.default_rng(1)
+    known = frames(6, rng)
+    for frame in known:
+        frame.labels["charges"] = rng.normal(size=11)
+    full, holes = model(), model()
+    start_transfers(full, known)
+    for frame in frames(3, rng):
+        frame.labels["charges"] = np.full(11, np.nan)
+        known.append(frame)
+    start_transfers(holes, known)
+    torch.testing.assert_close(full.charge_head.pairs, holes.charge_head.pairs)
+    assert float(full.charge_head.pairs.detach().abs().max()) > 0
+
+
+@pytest.mark.parametrize("kind", ["none", "projected", "transfer"])
+def test_nothing_to_do(kind: str) -> None:
+    spec = SPEC.model_copy(update={"charges": ChargeSpec(kind=kind)})
+    bare = HybridModel(spec)
+    known = frames(2, np.random.default_rng(2))
+    if kind != "transfer":
+        for frame in known:
+            frame.labels["charges"] = np.zeros(11)
+    before = {k: v.clone() for k, v in bare.state_dict().items()}
+    assert start_transfers(bare, known) is None
+    assert all(torch.equal(v, before[k]) for k, v in bare.state_dict().items())
