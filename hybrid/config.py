@@ -155,21 +155,81 @@ class LearnedConfig(Block):
     )
 
 
+Boundary = Literal["3d", "slab", "slab-exact", "finite-field", "displacement", "open"]
+
+
+class LabelEnsembleConfig(Block):
+    """Under what a model's training energies were computed: its Coulomb energy is theirs."""
+
+    boundary: Annotated[Boundary, AnyCase] = "3d"
+    total_charge: Annotated[float, _unit("e", "charge of the labels' cells")] = 0.0
+    field: Annotated[float, _unit("V/Å", "field of the labels along the surface normal")] | None = None
+    displacement: Annotated[float, _unit("V/Å", "D/eps0 of the labels along the normal")] | None = None
+
+
+class ForeignConfig(Block):
+    """A model of another program as the short range, with charges beside it."""
+
+    kind: Literal["foreign"] = "foreign"
+    program: Annotated[Literal["mace", "nequip", "allegro", "metatomic"], AnyCase] = Field(
+        description="the program that the model belongs to, an optional extra of this package"
+    )
+    model: str = Field(description="path of the model file, relative to the configuration file")
+    trust: bool = Field(
+        default=False, description="the model file may run code when it is read: say true if you trust it"
+    )
+    head: str | None = Field(default=None, description="mace: name of the energy head")
+    extensions: str | None = Field(default=None, description="metatomic: folder with the model's extensions")
+    charges: Literal["none", "formal", "model"] | dict[str, float] = Field(
+        default="none", description="by element (e), formal ones, the model's own, or none"
+    )
+    widths: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
+        default_factory=dict, description="Gaussian width of elements (Å); others 0.5"
+    )
+    heads: str | None = Field(
+        default=None, description="file of charge heads trained on this model, instead of charges"
+    )
+    contains_coulomb: bool = Field(
+        description="whether the model's energies hold the Coulomb energy of its charges already"
+    )
+    switch: tuple[float, float] | None = Field(
+        default=None,
+        description="with contains_coulomb: radii between which near pairs are left to the model, Å",
+    )
+    labels: LabelEnsembleConfig | None = Field(
+        default=None, description="with contains_coulomb: add only what changes from the labels' ensemble"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> ForeignConfig:
+        if self.heads is not None and self.charges != "none":
+            raise _wrong("heads", self.heads, "stand alone", "remove `charges` or `heads`")
+        if self.switch is not None and self.labels is not None:
+            raise _wrong("switch", "given with labels", "be one of the two", "remove `switch` or `labels`")
+        for key, program in (("head", "mace"), ("extensions", "metatomic")):
+            if getattr(self, key) is not None and self.program != program:
+                raise _wrong(key, getattr(self, key), f"come with program {program}", f"remove `{key}`")
+        return self
+
+
 def _kind(block: object) -> str:
     """Which short range a block of the file describes."""
     if isinstance(block, Block):
         return str(getattr(block, "kind", "classical"))
-    learned = isinstance(block, dict) and ("model" in block or block.get("kind") == "learned")
-    return "learned" if learned else "classical"
+    if isinstance(block, dict):
+        if "program" in block or block.get("kind") == "foreign":
+            return "foreign"
+        if "model" in block or block.get("kind") == "learned":
+            return "learned"
+    return "classical"
 
 
 ShortRangeConfig = Annotated[
-    Annotated[ClassicalConfig, Tag("classical")] | Annotated[LearnedConfig, Tag("learned")],
+    Annotated[ClassicalConfig, Tag("classical")]
+    | Annotated[LearnedConfig, Tag("learned")]
+    | Annotated[ForeignConfig, Tag("foreign")],
     Discriminator(_kind),
 ]
-
-
-Boundary = Literal["3d", "slab", "slab-exact", "finite-field", "displacement", "open"]
 
 
 class CoulombConfig(Block):
@@ -353,18 +413,34 @@ class RunConfig(Block):
         Raises:
             FileNotFoundError: if there is no such file.
         """
-        if not isinstance(self.short_range, LearnedConfig):
+        if isinstance(self.short_range, ClassicalConfig):
             return None
+        if isinstance(self.short_range, ForeignConfig):
+            path = self._folder / self.short_range.model
+            if not path.is_file():
+                raise FileNotFoundError(f"model = {path} must be an existing file: check the path")
+            return path
         from grahame.hybrid.model_file import find_model
 
         return find_model(self.short_range.model, self._folder)
 
+    def path(self, file: str) -> Path:
+        """A path of the configuration, which is relative to its folder."""
+        return self._folder / file
+
     @field_validator("short_range", mode="before")
     @classmethod
     def _known_kind(cls, block: object) -> object:
-        if isinstance(block, dict) and block.get("kind", "learned") not in ("classical", "learned"):
+        if isinstance(block, dict) and block.get("kind", "learned") not in (
+            "classical",
+            "learned",
+            "foreign",
+        ):
             raise _wrong(
-                "kind", repr(block["kind"]), "be classical or learned", "for a trained model write `model:`"
+                "kind",
+                repr(block["kind"]),
+                "be classical, learned or foreign",
+                "for a trained model write `model:`, for one of another program also `program:`",
             )
         if isinstance(block, dict) and "model" in block and block.get("kind") == "classical":
             raise _wrong("", "kind classical and a model", "be one of the two", "remove `kind` or `model`")

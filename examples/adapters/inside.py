@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from ase import Atoms
 from ase.calculators.lj import LennardJones
+from ase.io import write
 from reference import (
     ELEMENTS,
     METAL,
@@ -231,7 +233,7 @@ def compare(title: str, theirs: Any, trunk: Trunk, atoms: Atoms) -> None:
     )
 
 
-def learned(load: Any, calculator: Any, frames: Sequence[Labelled], make: Any) -> None:
+def learned(program: str, load: Any, calculator: Any, frames: Sequence[Labelled], make: Any) -> None:
     """Both ways to use a model: trained without the long range, and trained on whole energies."""
     begin = frames[-1].atoms
     for residual in (True, False):
@@ -245,6 +247,8 @@ def learned(load: Any, calculator: Any, frames: Sequence[Labelled], make: Any) -
         if residual:
             short_range = ForeignShortRange(trunk, SPC, contains_coulomb=False)
             check("residual energies + fixed charges + long range", short_range, begin)
+            fixed = {"charges": {"O": -0.82, "H": 0.41, "Na": 1.0, "Cl": -1.0}, "widths": {"Au": 0.392}}
+            from_configuration(program, path, begin, **fixed)
             continue
         heads = train_heads(trunk, frames, Path("heads.safetensors"))
         removed = LabelEnsemble(Coulomb("slab", accuracy=1e-6))
@@ -254,6 +258,32 @@ def learned(load: Any, calculator: Any, frames: Sequence[Labelled], make: Any) -
             print(f"refused: {error}")
         short_range = ForeignShortRange(trunk, heads, contains_coulomb=True, removed=removed)
         check("whole energies + learned charges, less the label's ensemble", short_range, begin)
+
+
+def from_configuration(program: str, model: Path, atoms: Atoms, **charges: Any) -> None:
+    """The same by `grahame run`: a few steps at 1 V, and on from its checkpoint."""
+    write(f"{program}_cell.extxyz", atoms)
+    tree = {
+        "structure": {"file": f"{program}_cell.extxyz"},
+        "short_range": {"program": program, "model": str(model), "trust": True, "contains_coulomb": False}
+        | charges,
+        "coulomb": {"accuracy": 1e-5},
+        "electrodes": [{"group": 0, "potential": 0.0}, {"group": 1, "potential": 1.0}],
+        "dynamics": {
+            "produce": {"ensemble": "langevin", "steps": 10, "timestep_fs": 0.25, "temperature_K": 150}
+        },
+        "output": {
+            "name": f"{program}_run",
+            "log_interval": 5,
+            "trajectory_interval": 5,
+            "checkpoint_interval": 5,
+        },
+    }
+    path = Path(f"{program}.yaml")
+    path.write_text(yaml.safe_dump(tree))
+    command(["grahame", "run", str(path), "--no-progress"])
+    last = Path(f"{program}_run.csv").read_text().splitlines()[-1]
+    print(f"  last line of its log: {last}", flush=True)
 
 
 def mace() -> None:
@@ -267,6 +297,7 @@ def mace() -> None:
         return MACECalculator(models=[MACETrunk.load(path, allow_pickle=True).model], default_dtype="float64")
 
     learned(
+        "mace",
         lambda path: MACETrunk.load(path, allow_pickle=True),
         calculator,
         frames,
@@ -288,6 +319,7 @@ def nequip(allegro: bool) -> None:
         )
 
     learned(
+        "allegro" if allegro else "nequip",
         lambda path: NequIPTrunk.load(path, allow_pickle=True),
         calculator,
         frames,
@@ -345,6 +377,8 @@ def metatomic() -> None:
         ForeignShortRange(trunk, own, contains_coulomb=False),
         atoms,
     )
+    widths = {e: spec.width(e) for e in ELEMENTS}
+    from_configuration("metatomic", path, atoms, charges="model", widths=widths)
     heads = train_heads(trunk, frames, Path("heads.safetensors"))
     check(
         "the exported model, heads on its features",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid.calculator import HybridCalculator
 from grahame.hybrid.conditions import Ramp
-from grahame.hybrid.config import ClassicalConfig, ElectrodeConfig, RunConfig
+from grahame.hybrid.config import ClassicalConfig, ElectrodeConfig, ForeignConfig, RunConfig
 from grahame.hybrid.electrode_groups import rest_of
 from grahame.hybrid.files import read_structure
 from grahame.hybrid.model_file import load_model
@@ -157,6 +157,10 @@ def _short_range(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> ShortRa
         )
     assert path is not None
     total = config.solver.total_charge or 0.0
+    if isinstance(short, ForeignConfig):
+        from grahame.hybrid.adapters.configured import open_foreign
+
+        return open_foreign(short, config.path, atoms, config.coulomb.accuracy or _ACCURACY, total)
     formal = None if short.formal_charges is None else _array(atoms, "formal_charges", short.formal_charges)
     fragments: Ints | None = None
     charges: NDArray[np.float64] | None = None
