@@ -35,12 +35,14 @@ class LongRange:
         energy: (B,) eV, U - sum of psi_g Q_g (+ the field energy of finite field).
         charges: (n,) e of all atoms.
         electrode_charges, electrode_potentials: per frame (groups,) e and V.
+        fermi: (B,) V, Phi = (Aq+b)_g of frames with one conductor, whatever it is held at; NaN for others.
     """
 
     energy: Tensor
     charges: Tensor
     electrode_charges: list[Tensor]
     electrode_potentials: list[Tensor]
+    fermi: Tensor
 
 
 def make_coulomb(boundary: str, accuracy: float) -> Coulomb:
@@ -117,22 +119,23 @@ class LongRangeTerms:
             orders: of exact derivatives of solved charges; 1 serves second derivatives of the energy.
         """
         counts = torch.bincount(graph.frame, minlength=graph.frames).tolist()
-        energies, charges, totals, potentials = [], [], [], []
+        energies, charges, totals, potentials, levels = [], [], [], [], []
         start = 0
         for k, (count, held) in enumerate(zip(counts, conditions)):
-            energy, q, total, potential = self._frame(
+            energy, q, total, potential, level = self._frame(
                 graph, out, held, k, slice(start, start + count), orders
             )
             energies.append(energy)
             charges.append(q)
             totals.append(total)
             potentials.append(potential)
+            levels.append(level)
             start += count
-        return LongRange(torch.stack(energies), torch.cat(charges), totals, potentials)
+        return LongRange(torch.stack(energies), torch.cat(charges), totals, potentials, torch.stack(levels))
 
     def _frame(
         self, graph: Graph, out: LocalOutput, held: Conditions, frame: int, atoms: slice, orders: int
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         kept = self._of(held)
         coulomb = kept.coulomb
         x, q, widths = graph.positions[atoms], out.charges[atoms], out.widths[atoms]
@@ -145,12 +148,19 @@ class LongRangeTerms:
                 rest[torch.as_tensor(g.indices)] = False
             if bool(rest.any()):
                 groups.append(self._remainder(rest, groups, held))
+        no_level = q.new_full((), torch.nan)
+        count = len(x)
+        if out.sites is not None:
+            # Atoms come first, so that the electrodes' indices stay what they are.
+            beside = out.sites.of(atoms.start, atoms.stop)
+            x = torch.cat([x, x[beside.atoms] + beside.offsets])
+            q, widths = torch.cat([q, beside.charges]), torch.cat([widths, widths[beside.atoms]])
         if not groups:
             self._check_total(q, held)
             e_field, d_field = coulomb.check_fields(q, cell, field, held.displacement)
             energy = coulomb.bind(x, cell, widths, None).energy(q)
             energy = energy + coulomb.field_energy(x, q, cell, e_field, d_field)
-            return energy, q, q.new_zeros(0), q.new_zeros(0)
+            return energy, q[:count], q.new_zeros(0), q.new_zeros(0), no_level
         if self.boundary_transfer and all(g.potential is None for g in groups):
             raise ValueError(
                 "electrodes = all held at charges must leave one at a potential with boundary_transfer: the charge they "
@@ -172,7 +182,16 @@ class LongRangeTerms:
             total_charge=held.total_charge,
             forces=False,
         )
-        return solution.energy, solution.charges, solution.electrode_charges, solution.potentials
+        level = no_level
+        if len(groups) == 1 and not self.solved:
+            level = solution.potentials[0] - solution.multiplier
+        return (
+            solution.energy,
+            solution.charges[:count],
+            solution.electrode_charges,
+            solution.potentials,
+            level,
+        )
 
     @staticmethod
     def _check_total(q: Tensor, held: Conditions) -> None:

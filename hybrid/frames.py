@@ -33,9 +33,10 @@ LABELS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "dipole": ("frame", (3,), "e Å"),
     "born": ("atom", (3, 3), "e"),
     "field_response": ("atom", (3,), "e"),
+    "work_function": ("frame", (), "eV"),
 }
 """Labels: whether one per frame or per atom, its shape, its unit. born[a,b] = dF_a/dE_b; field_response is
-dF/dE along the surface normal."""
+dF/dE along the surface normal; work_function belongs to the side that the frame names."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Frame:
         level: level of theory.
         source: file the frame comes from; index: its position there, from 0.
         info: what else the file says of the frame.
+        work_function_side: "+" for the side that n = a x b points to, "-" for the other; None without the label.
     """
 
     numbers: Ints
@@ -92,6 +94,7 @@ class Frame:
     source: str = ""
     index: int = 0
     info: Mapping[str, Any] = field(default_factory=dict)
+    work_function_side: str | None = None
     _pairs: dict[float, Pairs] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:

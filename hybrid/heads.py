@@ -6,6 +6,8 @@ Charges that must add up exactly are built so, not corrected afterwards:
     projected   q_i = a_i + w_i / sum(w) (Q_fragment - sum(a)) over the atoms of each fragment
     solved      q minimises the electrostatic energy with chi_i and J_i at fixed total charge
 
+Atoms may carry dipoles beside them, which have no charge.
+
 Source: Ko et al., Nat. Commun. 12, 398 (2021) for learned electronegativities in a charge equilibration.
 """
 
@@ -19,6 +21,8 @@ from torch import Tensor, nn
 
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.shortrange import radial
+from grahame.hybrid.shortrange.equivariant import Features
+from grahame.hybrid.sites import Sites
 
 
 class TransferCharges(nn.Module):
@@ -59,7 +63,7 @@ class TransferCharges(nn.Module):
         basis = radial.bessel(r.to(both.dtype), self.cutoff, self.count)
         plain = (self.pairs - self.pairs.transpose(0, 1))[graph.species[i], graph.species[j]]
         varied = self.radial(basis) * (u[i] * v[j] - v[i] * u[j])
-        gained = (plain * basis).sum(1).to(torch.float64) + varied.sum(1).to(torch.float64)
+        gained: Tensor = (plain * basis).sum(1).to(torch.float64) + varied.sum(1).to(torch.float64)
         if self.across:
             return gained
         kept = ~(graph.solved[i] | graph.solved[j])
@@ -175,6 +179,31 @@ class Widths(nn.Module):
         return widths[species]
 
 
+class AtomicDipoles(nn.Module):
+    """Dipole of each atom: its vectors, weighed by gates that see element and surroundings, below a largest length.
+
+        mu = w/sqrt(1 + |w|²/a²),   w = sum over channels c of g_c V_c
+
+    Args:
+        features: scalar features per atom; channels: vectors per atom; species: number of elements.
+    """
+
+    def __init__(self, features: int, channels: int, species: int) -> None:
+        super().__init__()
+        self.element = nn.Embedding(species, channels)
+        self.environment = nn.Linear(features, channels, bias=False)
+        # Small, but not zero: a product of two zeros would never learn.
+        nn.init.normal_(self.element.weight, std=0.03 / math.sqrt(channels))
+        nn.init.normal_(self.environment.weight, std=0.03 / math.sqrt(features * channels))
+
+    def forward(self, found: Features, species: Tensor, atoms: Tensor, longest: Tensor) -> Tensor:
+        """(k,3) e Å of the atoms with these indices (k,); longest: (k,) a, e Å."""
+        gates = self.element(species[atoms]) + self.environment(found.scalars[atoms])
+        w = (found.vectors[atoms] * gates[:, None, :]).sum(2).to(torch.float64)
+        moments: Tensor = w / torch.sqrt(1.0 + (w * w).sum(1) / longest**2)[:, None]
+        return moments
+
+
 @dataclass(frozen=True)
 class LocalOutput:
     """What the surroundings of each atom say.
@@ -186,6 +215,7 @@ class LocalOutput:
         formal: (n,) e, 0 where a solver owns the charge, or None without transfers.
         widths: (n,) Å.
         electronegativity: (n,) V; hardness: (n,) V/e; of atoms whose charge is solved.
+        moments: (n,3) e Å, dipoles of atoms, 0 for those without; sites: the charges that make them; None for none.
     """
 
     energy: Tensor
@@ -195,9 +225,13 @@ class LocalOutput:
     widths: Tensor
     electronegativity: Tensor
     hardness: Tensor
+    moments: Tensor | None = None
+    sites: Sites | None = None
 
     def dipole(self, graph: Graph, pair_vectors: Tensor) -> Tensor:
-        """(B,3) e Å of the predicted charges."""
+        """(B,3) e Å of the predicted charges and dipoles."""
         if self.gained is None or self.formal is None:
-            return graph.per_frame(self.charges[:, None] * graph.positions)
-        return dipole_of_transfers(self.formal, self.gained, graph, pair_vectors)
+            moment = graph.per_frame(self.charges[:, None] * graph.positions)
+        else:
+            moment = dipole_of_transfers(self.formal, self.gained, graph, pair_vectors)
+        return moment if self.moments is None else moment + graph.per_frame(self.moments)

@@ -78,8 +78,8 @@ class HybridResult:
         forces: (n, 3) -dOmega/dR, eV/Å.
         stress: (3, 3) dOmega/d(strain)/V, eV/Å³, V of the user's cell; None where not asked for.
         charges: (n,) e.
-        dipole: (3,) sum of q r, e Å; multivalued along periodic directions, and dependent on the origin in
-            charged cells.
+        dipole: (3,) sum of q r and of atomic dipoles, e Å; multivalued along periodic directions, and dependent on
+            the origin in charged cells.
         electrode_charges: (groups,) e.
         electrode_potentials: (groups,) V.
         iterations, residual: of the iterative solver, 0 where it was not used.
@@ -107,6 +107,16 @@ def _moment(charges: Floats, positions: Floats) -> Floats:
     """sum of q r, e Å. Not a matrix product: those may round differently from one process to the next, and a
     restarted run must write the same digits."""
     return np.asarray((charges[:, None] * positions).sum(axis=0))
+
+
+def _on_atoms(near: ShortRangeResult, forces: Floats) -> Floats:
+    """(n, 3) forces on atoms, what pulls at charges beside them included, eV/Å."""
+    return forces if near.sites is None else near.sites.fold(forces)
+
+
+def _pulls(near: ShortRangeResult, forces: Floats, atoms: int) -> Floats | None:
+    """(m, 3) how Omega changes when a charge moves away from its atom, eV/Å; None where none stands beside one."""
+    return None if near.sites is None else -forces[atoms:]
 
 
 class HybridPotential:
@@ -220,8 +230,9 @@ class HybridPotential:
         field = self._field(cell)
         if self.solver is None:
             return self._plain(positions, near, box, field, stress)
+        places, atoms = near.places(positions), len(positions)
         far = self.solver.solve(
-            positions,
+            places,
             near.charges,
             box,
             potentials=potentials,
@@ -236,17 +247,17 @@ class HybridPotential:
             electronegativity=self._of_solved(near.electronegativity),
             hardness=self._of_solved(near.hardness),
         )
-        forces, virial = near.derivatives(self._response(far))
+        forces, virial = near.derivatives(self._response(far, near, atoms))
         return HybridResult(
             energy=near.energy + float(far.energy),
             internal_energy=near.energy + float(far.internal_energy),
             short_range_energy=near.energy,
             work=float(far.work),
             field_energy=float(far.field_energy),
-            forces=forces + far.forces,
+            forces=forces + _on_atoms(near, far.forces),
             stress=self._stress(virial, far.stress, cell) if stress else None,
-            charges=np.asarray(far.charges),
-            dipole=_moment(np.asarray(far.charges), positions),
+            charges=np.asarray(far.charges)[:atoms],
+            dipole=_moment(np.asarray(far.charges), places),
             electrode_charges=np.asarray(far.electrode_charges),
             electrode_potentials=np.asarray(far.potentials),
             iterations=int(far.iterations),
@@ -257,16 +268,18 @@ class HybridPotential:
         """Entries of the solved atoms, in the order of the electrodes."""
         return None if values is None else values[np.concatenate(self._indices)]
 
-    def _response(self, far: ConstantPotentialResult) -> Response:
+    def _response(self, far: ConstantPotentialResult, near: ShortRangeResult, atoms: int) -> Response:
         """What Omega gains from predicted charges and site constants.
 
         Predicted charges that move the sum of the electrolyte take the opposite from the electrodes, whence the
         multiplier; it adds nothing where that sum is constant.
         """
         solved = np.concatenate(self._indices)
-        q = np.zeros(len(far.charges))
+        q = np.zeros(atoms)
         q[solved] = far.charges[solved]
-        return Response(np.asarray(far.potential + far.multiplier), q, 0.5 * q**2)
+        return Response(
+            np.asarray(far.potential + far.multiplier), q, 0.5 * q**2, _pulls(near, far.forces, atoms)
+        )
 
     def _field(self, cell: Floats) -> Floats | None:
         """The given field as a vector; a number is its component along a x b."""
@@ -286,8 +299,9 @@ class HybridPotential:
         field: Floats | None,
         stress: bool,
     ) -> HybridResult:
+        places, atoms = near.places(positions), len(positions)
         far = self.coulomb(
-            positions,
+            places,
             near.charges,
             box,
             smearing=near.smearing,
@@ -298,18 +312,19 @@ class HybridPotential:
             stress=stress,
         )
         energy = near.energy + float(far.energy)
-        none = np.zeros(len(positions))
-        forces, virial = near.derivatives(Response(np.asarray(far.potential), none, none))
+        none = np.zeros(atoms)
+        pulls = _pulls(near, far.forces, atoms)
+        forces, virial = near.derivatives(Response(np.asarray(far.potential), none, none, pulls))
         return HybridResult(
             energy=energy,
             internal_energy=energy,
             short_range_energy=near.energy,
             work=0.0,
             field_energy=0.0,
-            forces=forces + far.forces,
+            forces=forces + _on_atoms(near, far.forces),
             stress=None if box is None or not stress else self._stress(virial, far.stress, box),
-            charges=np.asarray(near.charges),
-            dipole=_moment(near.charges, positions),
+            charges=np.asarray(near.charges)[:atoms],
+            dipole=_moment(near.charges, places),
             electrode_charges=np.zeros(0),
             electrode_potentials=np.zeros(0),
             iterations=0,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from grahame.hybrid.ensembles import boundary_of, conditions_of
 from grahame.hybrid.frames import LABELS, Frame
 from grahame.hybrid.schema import ElectricState
+from grahame.hybrid.work_functions import SIDES, why_none
 
 __all__ = ["Problem", "Reading", "make_frame", "read_frames", "report"]
 
@@ -57,6 +58,7 @@ class Reading:
         fragment_charges: info keys with the charge of each fragment (e), ordered by their first atoms.
         field_key: info key of the field (V/Å), a vector, or a number along z; displacement_key: of D/eps0.
         born_transposed: the file's Born charges have the direction of the field first.
+        work_function_side: "+" or "-", where frames do not state the side of their work function.
         select: info key to patterns; frames that match none of them are left out.
         state: keys of `ElectricState` for frames that do not give them.
         require: keys of `ElectricState` that must be given.
@@ -78,6 +80,7 @@ class Reading:
     field_key: str | None = None
     displacement_key: str | None = None
     born_transposed: bool = False
+    work_function_side: str | None = None
     select: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
     require: tuple[str, ...] = ()
@@ -168,6 +171,10 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
     try:
         boundary, pbc = boundary_of(atoms, reading.boundary)
         conditions = conditions_of(atoms, reading, state, boundary)
+        side = _side(reading, state) if "work_function" in labels else None
+        reason = why_none(conditions) if side is not None else None
+        if reason is not None:
+            wrong.append(f"work_function = {float(labels['work_function']):g} eV {reason}")
     except ValueError as error:
         wrong.append(str(error))
     if wrong:
@@ -183,7 +190,25 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
         source=source,
         index=index,
         info={k: v for k, v in info.items() if isinstance(v, str | int | float | bool | np.generic)},
+        work_function_side=side,
     )
+
+
+def _side(reading: Reading, state: ElectricState) -> str:
+    """The side of a work function, which the frame or the user must state."""
+    stated = None if state.work_function_side is None else state.work_function_side[0]
+    side = stated if reading.work_function_side is None else reading.work_function_side
+    if side not in SIDES:
+        given = "nothing" if side is None else side
+        raise ValueError(
+            f"work_function_side = {given} must be + or - beside a work_function: + is the side that n = a x b points to"
+        )
+    if stated not in (None, side):
+        raise ValueError(
+            f"work_function_side = {state.work_function_side} of the frame must not contradict the {side} that is asked for: "
+            "correct one of the two, or ignore the key"
+        )
+    return side
 
 
 def _selected(atoms: Atoms, select: Mapping[str, tuple[str, ...]]) -> bool:

@@ -28,6 +28,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "energy_kind": ("E", "Omega", "enthalpy"),
     "born_kind": ("at_Q", "at_psi", "at_E", "at_D"),
     "slab_axis": ("x", "y", "z"),
+    "work_function_side": ("+", "-", "+n", "-n"),
 }  # fmt: skip
 """Keys whose values are words, and the words."""
 
@@ -44,7 +45,7 @@ class ElectricState:
         total_charge: e, of the cell. excess_charge: e, + = electrons removed. n_electrons: number of electrons.
         electrode_charge: e, and potential: V, per electrode group.
         potential_reference: scale of `potential`; with "RHE+pH" the key `pH` is needed.
-        work_function, fermi_level: eV.
+        work_function, fermi_level: eV; work_function_side: +n for the side that n = a x b points to, -n for the other.
         external_field: (3,) in `field_unit`; field_kind: which field that is.
         countercharge: what neutralises a charged cell.
         slab_axis, dipole_correction, solvation: of the cell.
@@ -61,6 +62,7 @@ class ElectricState:
     potential_reference: str | None = None
     pH: float | None = None
     work_function: float | None = None
+    work_function_side: str | None = None
     fermi_level: float | None = None
     external_field: tuple[float, ...] | None = None
     field_kind: str | None = None

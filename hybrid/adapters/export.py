@@ -52,11 +52,17 @@ def export_metatomic(
         name: in the metadata.
     Raises:
         ImportError: without metatomic.
-        ValueError: for projected or solved charges, which no local output can hold, and unknown electrodes.
+        ValueError: for projected or solved charges, which no local output can hold, atomic dipoles, and unknown
+            electrodes.
         RuntimeError: if the exported model does not give the numbers of the original.
     """
-    require("metatomic.torch", "metatomic")
     spec = model.spec
+    if spec.charges.dipoles:
+        raise ValueError(
+            f"dipoles = {', '.join(spec.charges.dipoles)} must be none to be exported: an engine would add the Coulomb energy "
+            "of the charges alone"
+        )
+    require("metatomic.torch", "metatomic")
     if spec.charges.kind not in ("transfer", "none"):
         raise ValueError(
             f"charges = {spec.charges.kind} must be transfer or none to be exported: the others depend on all atoms of "

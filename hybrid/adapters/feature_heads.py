@@ -66,6 +66,11 @@ class FeatureHeads(nn.Module):
             raise ValueError(
                 "charges = none must be transfer, projected or solved: without charges no head is needed"
             )
+        if charges.dipoles:
+            raise ValueError(
+                f"dipoles = {', '.join(charges.dipoles)} must be left out: features of another model are invariant, and a "
+                "dipole needs vectors"
+            )
         self.elements = tuple(elements)
         self.spec = charges
         self.reach = cutoff

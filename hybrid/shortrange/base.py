@@ -22,14 +22,35 @@ class Response:
     """What Omega gains from the quantities that a short range predicts.
 
     Attributes:
-        potential: (n,) dOmega/dq of predicted charges, V.
+        potential: (n+m,) dOmega/dq of predicted charges, those of sites last, V.
         charges: (n,) dOmega/dchi of solved atoms: their charges, e; 0 elsewhere.
         half_squares: (n,) dOmega/dJ of solved atoms: q²/2, e²; 0 elsewhere.
+        pulls: (m,3) dOmega/d(offset) of the sites: minus the forces on them, eV/Å; None without sites.
     """
 
     potential: FloatArray
     charges: FloatArray
     half_squares: FloatArray
+    pulls: FloatArray | None = None
+
+
+@dataclass(frozen=True)
+class ChargeSites:
+    """Predicted charges that stand beside atoms; with their atoms they make dipoles.
+
+    Attributes:
+        atoms: (m,) index of the atom of each; offsets: (m,3) from it, Å.
+    """
+
+    atoms: IntArray
+    offsets: FloatArray
+
+    def fold(self, forces: FloatArray) -> FloatArray:
+        """(n,3) eV/Å of atoms, what pulls at their sites included, of (n+m,3) with the sites last."""
+        n = len(forces) - len(self.atoms)
+        out = forces[:n].copy()
+        np.add.at(out, self.atoms, forces[n:])
+        return out
 
 
 @dataclass(frozen=True)
@@ -41,13 +62,14 @@ class ShortRangeResult:
         forces: (n,3) eV/Å, minus the gradient of `energy`; None where `respond` gives forces and virial.
         virial: (3,3) eV, dE/d(strain) at fixed fractional positions, not divided by a volume; None where
             it was not asked for.
-        charges: (n,) e. Entries of solved (electrode) atoms are ignored.
-        smearing: (n,) Å, Gaussian widths; 0 is a point charge. Entries of solved atoms are ignored.
+        charges: (n,) e, or (n+m,) with those of m sites last. Entries of solved (electrode) atoms are ignored.
+        smearing: (n,) Å, or (n+m,), Gaussian widths; 0 is a point charge. Entries of solved atoms are ignored.
         exclusions: (m,2) pairs whose bare Coulomb interaction (nearest image) must be removed.
         electronegativity: (n,) V and hardness: (n,) V/e of solved atoms, where the short range predicts them;
             None leaves those of the solver. Other entries are ignored.
         respond: forces and virial once the solver has said what Omega gains from the predicted quantities;
             None where nothing that is predicted depends on positions.
+        sites: where charges stand beside atoms; None where there are none.
     """
 
     energy: float
@@ -59,6 +81,13 @@ class ShortRangeResult:
     electronegativity: FloatArray | None = None
     hardness: FloatArray | None = None
     respond: Callable[[Response], tuple[FloatArray, FloatArray | None]] | None = None
+    sites: ChargeSites | None = None
+
+    def places(self, positions: FloatArray) -> FloatArray:
+        """(n+m,3) Å of all charges, those of sites last, from (n,3) of the atoms."""
+        if self.sites is None:
+            return positions
+        return np.concatenate([positions, positions[self.sites.atoms] + self.sites.offsets])
 
     def derivatives(self, response: Response) -> tuple[FloatArray, FloatArray | None]:
         """Forces (n,3) eV/Å and virial (3,3) eV, the response of predicted quantities included."""

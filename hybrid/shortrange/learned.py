@@ -5,7 +5,8 @@ vector-Jacobian product gives forces and virial of everything the network made:
 
     F = -d/dR [ E_local(R) + sum over L of phi_i q_i(R) + sum over solved of (q chi(R) + q²/2 J(R)) ]
 
-with phi = dU/dq, q and q²/2 held.
+with phi = dU/dq, q and q²/2 held. Charges beside atoms, which make atomic dipoles, are predicted ones; the solver says
+in addition how Omega changes when they move, dU/d(offset).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from torch import Tensor
 from grahame.hybrid.coupling import removed_pairs
 from grahame.hybrid.frames import Conditions
 from grahame.hybrid.graph import Graph, make_graph
+from grahame.hybrid.heads import LocalOutput
 from grahame.hybrid.model import HybridModel
-from grahame.hybrid.shortrange.base import FloatArray, IntArray, Response, ShortRangeResult
+from grahame.hybrid.shortrange.base import ChargeSites, FloatArray, IntArray, Response, ShortRangeResult
 from grahame.kernels.neighbors import NeighborList, Pairs
 
 _SKIN = 0.5
@@ -108,32 +110,39 @@ class LearnedShortRange:
                 r = torch.linalg.vector_norm(ends, dim=-1)
                 energy = energy - removed_pairs(graph, out, r, *self.model.spec.switch).sum()
         wanted = [x] if strain is None else [x, strain]
+        charges, widths, sites = _with_sites(out)
 
         def respond(response: Response) -> tuple[FloatArray, FloatArray | None]:
             total = energy
             for value, weight in (
-                (out.charges, response.potential),
+                (charges, response.potential),
                 (out.electronegativity, response.charges),
                 (out.hardness, response.half_squares),
             ):
                 if value.requires_grad:
                     total = total + (value * torch.as_tensor(weight)).sum()
+            if out.sites is not None and response.pulls is not None:
+                offsets = out.sites.offsets
+                # The operator's stress takes the sites along with the cell; they go where the network puts them.
+                moved = offsets if strain is None else offsets - offsets.detach() @ strain[0]
+                total = total + (moved * torch.as_tensor(response.pulls)).sum()
             slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
             virial = None if strain is None else slopes[1][0].numpy()
             return -slopes[0].numpy(), virial
 
-        sites = self.model.sites is not None
-        hardness = sites or self.model.spec.charges.hardness > 0.0
+        constants = self.model.sites is not None
+        hardness = constants or self.model.spec.charges.hardness > 0.0
         return ShortRangeResult(
             energy=float(energy.detach()),
             forces=None,
             virial=None,
-            charges=out.charges.detach().numpy(),
-            smearing=out.widths.detach().numpy(),
+            charges=charges.detach().numpy(),
+            smearing=widths.detach().numpy(),
             exclusions=np.zeros((0, 2), dtype=np.int64),
-            electronegativity=out.electronegativity.detach().numpy() if sites else None,
+            electronegativity=out.electronegativity.detach().numpy() if constants else None,
             hardness=out.hardness.detach().numpy() if hardness else None,
             respond=respond,
+            sites=sites,
         )
 
     def _update(
@@ -167,3 +176,12 @@ class LearnedShortRange:
         """Restore what `state` returned."""
         self._list.load_state(dict(state))
         self._graph = None
+
+
+def _with_sites(out: LocalOutput) -> tuple[Tensor, Tensor, ChargeSites | None]:
+    """Charges and widths of atoms and, after them, of the sites; and where the sites are."""
+    if out.sites is None:
+        return out.charges, out.widths, None
+    s = out.sites
+    where = ChargeSites(s.atoms.numpy(), s.offsets.detach().numpy())
+    return torch.cat([out.charges, s.charges]), torch.cat([out.widths, out.widths[s.atoms]]), where

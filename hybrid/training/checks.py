@@ -34,6 +34,7 @@ def check_frames(splits: Splits, checks: ChecksConfig, charges: ChargeSpec, cuto
         texts = [
             *_forces(frame, checks),
             *_charges(frame, checks, charges),
+            *_work_function(frame, charges),
             *_distances(frame, checks, cutoff),
         ]
         if not frame.labels:
@@ -96,6 +97,15 @@ def _charges(frame: Frame, checks: ChecksConfig, spec: ChargeSpec) -> Iterator[s
                 f"charges = {charges.sum():.4g} e in sum must be within {checks.charge_sum:g} e of total_charge = "
                 f"{c.total_charge:g} e: correct one of the two or raise data.checks.charge_sum"
             )
+
+
+def _work_function(frame: Frame, spec: ChargeSpec) -> Iterator[str]:
+    """What the frame's conditions forbid is found when it is read."""
+    if "work_function" in frame.labels and spec.kind in ("none", "solved"):
+        yield (
+            f"work_function = {float(frame.labels['work_function']):g} eV must not be given with charges of kind "
+            f"{spec.kind}: no conductor stands apart there; use transfer or projected"
+        )
 
 
 def _distances(frame: Frame, checks: ChecksConfig, cutoff: float) -> Iterator[str]:

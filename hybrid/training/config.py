@@ -49,7 +49,7 @@ class ModelConfig(Block):
 
 
 class LossConfig(Block):
-    """Weights of mean squared errors in eV/atom, eV/Å, eV/Å³, e and e Å."""
+    """Weights of mean squared errors in eV/atom, eV/Å, eV/Å³, e, e Å, and eV for work functions."""
 
     energy: Weight = 1.0
     forces: Weight = 1.0
@@ -58,6 +58,7 @@ class LossConfig(Block):
     dipole: Weight = 0.0
     born: Weight = 0.0
     field_response: Weight = 0.0
+    work_function: Weight = 0.0
     charge_kind: ChargeKind | None = Field(default=None, description="partition of the charge labels")
     huber: (
         Annotated[float, _unit("", "errors beyond it count linearly, in the label's unit", gt=0.0)] | None

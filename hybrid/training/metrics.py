@@ -23,7 +23,7 @@ DISTANCES = (0.0, 2.5, 4.0, 6.0, 10.0)
 # Errors are shown in thousandths, energies per atom.
 SHOWN: dict[str, str] = {
     "energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³", "charges": "me", "dipole": "me Å", "born": "me",
-    "field_response": "me",
+    "field_response": "me", "work_function": "meV",
 }  # fmt: skip
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
 from torch import Tensor
 
 from grahame.hybrid.frames import LABELS, Batch
 from grahame.hybrid.model import HybridModel
+from grahame.hybrid.work_functions import SIDES, why_none
 
 __all__ = ["labelled", "predict"]
 
@@ -44,5 +46,29 @@ def predict(
         "dipole": out.dipole,
         "born": out.born,
         "field_response": out.field_response,
+        "work_function": _on_sides(out.work_functions, batch) if "work_function" in wanted else None,
     }
     return {name: value for name, value in found.items() if name in wanted and value is not None}
+
+
+def _on_sides(both: Tensor, batch: Batch) -> Tensor:
+    """(B,) eV of the side each frame names, NaN where it names none.
+
+    Raises:
+        ValueError: for a frame with a label that has no work function.
+    """
+    chosen = []
+    for row, frame in zip(both, batch.frames):
+        side = frame.work_function_side
+        if side is None and "work_function" not in frame.labels:
+            chosen.append(row.new_full((), torch.nan))
+            continue
+        reason = why_none(frame.conditions)
+        if side not in SIDES:
+            reason = "must come with a side, + or -: set work_function_side"
+        elif reason is None and bool(row.isnan().any()):
+            reason = "must not be given to a model without predicted charges: leave the label out"
+        if reason is not None:
+            raise ValueError(f"work_function of {frame.name} {reason}")
+        chosen.append(row[SIDES.index(str(side))])
+    return torch.stack(chosen)

@@ -30,6 +30,7 @@ class KeysConfig(Block):
     dipole: str | None = Field(default=None, description="e Å per frame")
     born: str | None = Field(default=None, description="Born charges dF_a/dE_b, e, 9 per atom")
     field_response: str | None = Field(default=None, description="dF/dE along the normal, e, 3 per atom")
+    work_function: str | None = Field(default=None, description="eV per frame, of the side the source names")
 
     def named(self) -> dict[str, str]:
         """The labels that are read."""
@@ -84,6 +85,10 @@ class SourceConfig(Block):
     field: str | None = Field(default=None, description="info key of the field in V/Å, vector or along z")
     displacement: str | None = Field(default=None, description="info key of D/eps0 in V/Å")
     born_transposed: bool = Field(default=False, description="the file's Born charges have the field first")
+    work_function_side: Literal["+", "-"] | None = Field(
+        default=None,
+        description="side of the work functions, + where n = a x b points, if frames do not state it",
+    )
     select: dict[str, Words] = Field(default_factory=dict, description="info key to patterns to keep")
     state: dict[str, Any] = Field(default_factory=dict, description="schema keys that hold for all frames")
     require: tuple[str, ...] = Field(default=(), description="schema keys every frame must give")
@@ -113,6 +118,7 @@ class SourceConfig(Block):
             field_key=self.field,
             displacement_key=self.displacement,
             born_transposed=self.born_transposed,
+            work_function_side=self.work_function_side,
             select={k: words(v) for k, v in self.select.items()},
             state=self.state,
             require=self.require,

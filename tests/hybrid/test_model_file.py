@@ -22,6 +22,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "switched": {"double_counting": "switched", "switch": (1.5, 3.5)},
     "projected": {"charges": {"kind": "projected"}},
     "environment": {"charges": {"site_constants": "environment", "hardness": 0.7, "train_widths": True}},
+    "dipoles": {"charges": {"dipoles": {"O": 1.0, "Cl": 0.5}}},
     "solved": {"charges": {"kind": "solved", "hardness": 8.0}},
     "levels": {"levels": ("pbe", "rpbe"), "reference_energies": {"pbe": {"O": -432.1}, "rpbe": {"H": -13.6}}},
     "local": {"charges": {"kind": "none"}, "repulsion": False},

@@ -13,7 +13,7 @@ FULL = {
     "field_unit": "a.u.", "countercharge": "uniform_background", "solvation": "explicit water", "slab_axis": "z",
     "dipole_correction": True, "polarization": np.array([0.1, 0.2, 0.3]), "branch": np.array([1.0, 0.0, 0.0]),
     "energy_kind": "Omega", "born_kind": "at_psi", "code": "CP2K", "functional": "PBE", "dispersion": "D3",
-    "basis": "DZVP", "k_points": "1x1x1", "smearing": 0.026,
+    "basis": "DZVP", "k_points": "1x1x1", "smearing": 0.026, "work_function_side": "+n",
 }  # fmt: skip
 
 

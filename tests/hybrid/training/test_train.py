@@ -93,7 +93,7 @@ def test_evaluate_takes_other_keys(folder: Path, capsys: Any) -> None:
 def test_evaluate_says_what_is_wrong(folder: Path, capsys: Any) -> None:
     for options, sentence in (
         ("--key energy", "key = energy must be left=right: write e.g. --key energy=REF_energy"),
-        ("--key enrgy=E", "key = enrgy must be one of energy, forces, stress, charges, dipole, born, field_response: name the label first"),
+        ("--key enrgy=E", "key = enrgy must be one of energy, forces, stress, charges, dipole, born, field_response, work_function: name the label first"),
         ("--source 7", "source = 7 must be one of the model's 2 sources: leave it out to read by name"),
         ("--level PBE", "level = PBE must be one of default: the model has one readout for each"),
     ):  # fmt: skip

@@ -1,0 +1,1 @@
+"""The parts of `platinum_water.py`."""

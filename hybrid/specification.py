@@ -1,0 +1,181 @@
+"""What a model is, all but its weights: elements, sizes, where charges come from, how nothing counts twice.
+
+It is stored with the weights and is all that is needed to rebuild the model.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from ase.data import atomic_numbers, chemical_symbols
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from grahame.hybrid.shortrange.equivariant import Architecture
+
+__all__ = ["FORMAL_CHARGES", "ChargeSpec", "ModelSpec"]
+
+# Closed-shell aqueous species: H2O, OH-, H3O+ and these ions come out right.
+FORMAL_CHARGES: dict[str, float] = {
+    "H": 1.0, "O": -2.0, "Li": 1.0, "Na": 1.0, "K": 1.0, "Rb": 1.0, "Cs": 1.0, "Mg": 2.0, "Ca": 2.0,
+    "F": -1.0, "Cl": -1.0, "Br": -1.0, "I": -1.0,
+}  # fmt: skip
+_WIDTH = 0.5
+
+
+class ChargeSpec(BaseModel):
+    """Where charges come from.
+
+    Attributes:
+        kind: "none" (no long range), "transfer", "projected", or "solved".
+        formal: formal charge of elements (e); those not named have the usual ones of aqueous chemistry, or 0.
+        widths: Gaussian width of elements (Å); those not named have 0.5 Å, metals 0.392 Å is usual.
+        train_widths: whether training changes the widths.
+        rank: terms of a transfer.
+        boundary_transfer: electrolyte atoms exchange charge with solved atoms.
+        hardness: J of solved atoms before training, V/e.
+        site_constants: "fixed" (chi = 0, J = hardness), "element", or "environment".
+        dipoles: elements whose atoms carry a dipole beside their charge, and the length it stays below (e Å).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["none", "transfer", "projected", "solved"] = "transfer"
+    formal: dict[str, float] = Field(default_factory=dict, description="formal charge of elements, e")
+    widths: dict[str, float] = Field(default_factory=dict, description="Gaussian width of elements, Å")
+    train_widths: bool = False
+    rank: int = Field(default=16, ge=1)
+    boundary_transfer: bool = False
+    hardness: float = Field(default=0.0, ge=0.0, description="of solved atoms before training, V/e")
+    site_constants: Literal["fixed", "element", "environment"] = "fixed"
+    dipoles: dict[str, float] = Field(
+        default_factory=dict, description="largest atomic dipole of elements that have one, e Å"
+    )
+
+    @model_validator(mode="after")
+    def _dipoles_have_charges_beside_them(self) -> ChargeSpec:
+        for element, longest in self.dipoles.items():
+            if element not in atomic_numbers or not (np.isfinite(longest) and longest > 0.0):
+                raise ValueError(
+                    f"dipoles of {element} = {longest:g} e Å must be positive and belong to a chemical symbol: 1 is usual"
+                )
+        if self.dipoles and self.kind not in ("transfer", "projected"):
+            raise ValueError(
+                f"dipoles = {', '.join(self.dipoles)} must be left out with charges of kind {self.kind}: atomic dipoles "
+                "stand beside predicted charges, kind transfer or projected"
+            )
+        return self
+
+
+class ModelSpec(BaseModel):
+    """Everything of a model but its weights.
+
+    Attributes:
+        elements: chemical symbols, in the order of the species index.
+        architecture: sizes of the network.
+        dtype: precision of the network; sums and charges are in double precision.
+        levels: levels of theory, one energy readout each; the first is the default.
+        reference_energies: per level and element, eV.
+        neighbors: mean number of neighbours in the training data.
+        scale: of energies, eV.
+        repulsion: whether the nuclear repulsion is part of the model.
+        charges: where charges come from.
+        double_counting: "smeared", or "switched" between the two radii `switch` (Å).
+        accuracy: of the Coulomb operator the model was trained with.
+        provenance: training data, code and history, for people to read.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    elements: tuple[str, ...]
+    architecture: Architecture = Architecture()
+    dtype: Literal["float32", "float64"] = "float32"
+    levels: tuple[str, ...] = ("default",)
+    reference_energies: dict[str, dict[str, float]] = Field(default_factory=dict)
+    neighbors: float = Field(default=40.0, gt=0.0)
+    scale: float = Field(default=1.0, gt=0.0, description="eV")
+    repulsion: bool = True
+    charges: ChargeSpec = ChargeSpec()
+    double_counting: Literal["smeared", "switched"] = "smeared"
+    switch: tuple[float, float] | None = None
+    accuracy: float = Field(default=1e-5, gt=0.0, le=0.1)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelSpec:
+        unknown = [e for e in self.elements if e not in atomic_numbers]
+        if unknown or not self.elements or len(set(self.elements)) != len(self.elements):
+            raise ValueError(
+                f"elements = {list(self.elements)} must be chemical symbols, each once: name every element of the data"
+            )
+        if not self.levels or len(set(self.levels)) != len(self.levels):
+            raise ValueError(
+                f"levels = {list(self.levels)} must be names, each once: one for each level of theory"
+            )
+        strange = [e for e in self.charges.dipoles if e not in self.elements]
+        if strange:
+            raise ValueError(
+                f"dipoles of {', '.join(strange)} must belong to elements of the model ({', '.join(self.elements)}): "
+                "correct the symbols"
+            )
+        if self.double_counting == "switched":
+            if self.charges.dipoles:
+                raise ValueError(
+                    f"dipoles = {', '.join(self.charges.dipoles)} must be left out with double_counting switched: only "
+                    "pairs of charges are removed there; use smeared"
+                )
+            if self.switch is None or not 0.0 <= self.switch[0] < self.switch[1]:
+                raise ValueError(
+                    f"switch = {self.switch} Å must be two radii, 0 <= inner < outer: double_counting switched removes "
+                    "the bare interaction between them"
+                )
+            if self.switch[1] > self.architecture.cutoff:
+                raise ValueError(
+                    f"switch = {self.switch[1]:g} Å must not exceed the cut-off of {self.architecture.cutoff:g} Å: "
+                    "beyond it the network sees no pair that could make up for what is removed"
+                )
+            if self.charges.kind == "solved":
+                raise ValueError(
+                    "double_counting = switched must not go with solved charges: its kernel is not positive; use smeared"
+                )
+        elif self.switch is not None:
+            raise ValueError(
+                f"switch = {self.switch} Å must be left out with double_counting smeared: nothing is removed there"
+            )
+        return self
+
+    @property
+    def long_range(self) -> bool:
+        """Whether the model has charges."""
+        return self.charges.kind != "none"
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Atomic number of each species."""
+        return np.array([atomic_numbers[e] for e in self.elements], dtype=np.int64)
+
+    def species(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Species index of each atom.
+
+        Raises:
+            ValueError: for an element that the model does not know.
+        """
+        table = np.full(len(chemical_symbols), -1, dtype=np.int64)
+        table[self.numbers] = np.arange(len(self.elements))
+        out: NDArray[np.int64] = table[numbers]
+        if (out < 0).any():
+            index = int(np.argmax(out < 0))
+            raise ValueError(
+                f"numbers[{index}] = {chemical_symbols[int(numbers[index])]} must be an element of the model "
+                f"({', '.join(self.elements)}): train a model that knows it"
+            )
+        return out
+
+    def formal_charge(self, element: str) -> float:
+        """Formal charge of an element, e."""
+        return self.charges.formal.get(element, FORMAL_CHARGES.get(element, 0.0))
+
+    def width(self, element: str) -> float:
+        """Gaussian width of an element before training, Å."""
+        return self.charges.widths.get(element, _WIDTH)
