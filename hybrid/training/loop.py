@@ -142,7 +142,9 @@ class Trainer:
             sums = losses.error_sums(found, batch, self.names, self.config.loss.huber)
             total = losses.loss(sums, counts, self.weights())
             if total.requires_grad:
-                total.backward()  # type: ignore[no-untyped-call]
+                # Positions have gradients too, for the forces; theirs would be computed and thrown away.
+                learning = [p for p in self.model.parameters() if p.requires_grad]
+                total.backward(inputs=learning)  # type: ignore[no-untyped-call]
         summed = self.processes.sum(torch.stack([s.detach().cpu() for s in sums])).tolist()
         if not all(s == s and abs(s) != float("inf") for s in summed):
             names = ", ".join(f.name for f in frames)
