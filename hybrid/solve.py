@@ -141,6 +141,8 @@ def solve_structure(
         assert model is not None
         near = _of_model(model, atoms, positions, indices, repeated)
         given, widths = near.charges, near.smearing
+        # Charges of sites beside the atoms come last: indices of electrodes stay what they are.
+        positions = near.places(positions)
         electrode_options = _site_options(near, indices, electrode_options)
     elif force_field is not None:
         given, exclusions = force_field.charges, force_field.exclusions
@@ -167,7 +169,7 @@ def solve_structure(
         potentials=[float(v) for v in solution.potentials],
         atoms=[len(i) for i in indices],
         capacitance=np.asarray(solver.capacitance, dtype=float).tolist(),
-        charges=np.asarray(solution.charges, dtype=float).tolist(),
+        charges=np.asarray(solution.charges, dtype=float)[: len(atoms)].tolist(),
         energy=float(solution.energy),
         internal_energy=float(solution.internal_energy),
         work=float(solution.work),

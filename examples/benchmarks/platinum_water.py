@@ -24,9 +24,10 @@ positions or charges. Writes JSON and figures; dynamics that is finished is not 
 continued.
 
 What charges alone cannot give: the film's eps_inf is 1 here and 1.7 in the reference, and the image plane of Gaussians
-on the nuclei lies at the nuclei, in the reference 1.4 Å outside. At constant D neither moves a water molecule at fixed
-geometry, since dF/dE is learned; at constant potential the gap between the image planes is too wide, and `voltage`
-prints the capacitance with and without that correction.
+on the nuclei lies close to them, in the reference 1.4 Å outside. Forces in a field at fixed geometry know neither, since
+dF/dE is learned. At constant D, though, water turns against a depolarising field that eps_inf would have halved; and at
+constant potential the gap between the image planes is too wide: `voltage` prints the capacitance with and without the
+voltage that drops there, once `profiles` has found both planes.
 """
 
 import argparse
@@ -49,16 +50,22 @@ FOLDER = "pt111_water_field"
 PARTS = ("errors", "profiles", "displacement", "voltage")
 
 
-def trained(options: argparse.Namespace) -> Path:
-    """The model of the configuration beside this program; found finished or trained."""
-    path = Path(options.out / "pt_field.safetensors")
-    if path.is_file() and not options.quick:
-        print(f"model: {path}, trained before")
-        return path
+def trained(options: argparse.Namespace) -> tuple[Path, dict[str, Any]]:
+    """The model of `learned/pt_field.yaml`: trained, continued or found finished."""
     config = configuration("pt_field", options.data, options.out.resolve(), options.minutes, options.threads)
-    summary = train(config, progress=sys.stderr.isatty())
-    print(f"model: {summary.model}, {summary.steps} steps in {summary.seconds / 60:.1f} min")
-    return summary.model
+    begun = (options.out / "pt_field.checkpoint.pt").is_file()
+    summary = train(config, resume=begun, progress=sys.stderr.isatty())
+    if not summary.completed:
+        raise SystemExit("the training was interrupted: start the program again to continue it")
+    facts = {
+        "steps": summary.steps,
+        "epochs": summary.epochs,
+        "minutes": round(summary.seconds / 60, 1),
+        "threads": options.threads,
+        "train_frames": summary.train_frames,
+    }
+    print(f"model: {summary.model}, " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+    return summary.model, facts
 
 
 def parsed() -> argparse.Namespace:
@@ -82,9 +89,6 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("--accuracy", type=float, default=1e-4, help="of the electrostatics in dynamics")
     parser.add_argument("--compile", action="store_true", help="translate the network (needs a C++ compiler)")
-    parser.add_argument(
-        "--image-shift", type=float, default=1.4, help="Å from the model's image plane to the reference's"
-    )
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
     if unknown:
@@ -97,6 +101,15 @@ def parsed() -> argparse.Namespace:
     return options
 
 
+def image_shift(results: dict[str, Any]) -> float | None:
+    """From the model's image plane to the reference's, outwards, as `profiles` found it, Å."""
+    found = results.get("profiles", {}).get("difference_of_fields")
+    if found is None:
+        return None
+    planes = [found[f"image plane outside the metal, {name} (Å)"]["mean"] for name in ("reference", "model")]
+    return float(planes[0] - planes[1])
+
+
 def main() -> int:
     """Run the parts, print, write."""
     options = parsed()
@@ -107,10 +120,11 @@ def main() -> int:
         return 0
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
-    options.model = options.model or trained(options)
-    model = load_model(options.model)
     path = options.out / "platinum_water.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if options.model is None:
+        options.model, results["training"] = trained(options)
+    model = load_model(options.model)
     for part in options.parts or PARTS:
         print(f"---- {part}")
         if part == "errors":
@@ -120,7 +134,7 @@ def main() -> int:
         elif part == "displacement":
             results[part] = displacement(options, folder)
         else:
-            results[part] = voltage(options, folder)
+            results[part] = voltage(options, folder, image_shift(results))
         path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"numbers: {path}")
     return 0

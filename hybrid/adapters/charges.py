@@ -30,14 +30,20 @@ class ChargeSource(Protocol):
     """Where charges, widths and constants of solved atoms come from.
 
     Attributes:
-        cutoff: neighbours it needs, Å.
         charged: whether there are any charges.
-        constants: whether it predicts electronegativity and hardness of solved atoms.
     """
 
-    cutoff: float
     charged: bool
-    constants: bool
+
+    @property
+    def cutoff(self) -> float:
+        """Neighbours it needs, Å."""
+        ...
+
+    @property
+    def constants(self) -> bool:
+        """Whether it predicts electronegativity and hardness of solved atoms."""
+        ...
 
     def local(
         self, out: TrunkOutput, graph: Graph, numbers: Tensor, conditions: tuple[Conditions, ...], r: Tensor

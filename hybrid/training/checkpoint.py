@@ -91,12 +91,22 @@ def check_unchanged(state: dict[str, Any], config: dict[str, Any], digest: str, 
 
 
 def data_digest(train: Sequence[Frame], valid: Sequence[Frame]) -> str:
-    """A hash of all frames and labels."""
+    """A hash of all frames, their conditions and labels."""
     digest = hashlib.sha256()
     for frames in (train, valid):
         digest.update(f"{len(frames)}".encode())
         for f in frames:
             digest.update(f.numbers.tobytes() + f.positions.tobytes() + f.cell.tobytes() + f.level.encode())
+            digest.update(_conditions(f).encode())
             for name in sorted(f.labels):
                 digest.update(name.encode() + f.labels[name].tobytes())
     return digest.hexdigest()
+
+
+def _conditions(frame: Frame) -> str:
+    """What a label was computed under, in words that change with it."""
+    c = frame.conditions
+    groups = [(g.indices.tolist(), repr(g.potential), repr(g.charge)) for g in c.electrodes]
+    arrays = [None if a is None else a.tolist() for a in (c.formal_charges, c.fragments, c.fragment_charges)]
+    held = (c.boundary, c.total_charge, c.field, c.displacement, frame.work_function_side)
+    return repr((groups, arrays, held))

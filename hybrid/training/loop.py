@@ -260,6 +260,7 @@ class Trainer:
                 "valid_dipole_me_A": rmse["dipole"],
                 "valid_born_me": rmse["born"],
                 "valid_field_response_me": rmse["field_response"],
+                "valid_work_function_meV": rmse["work_function"],
                 "best": int(better),
                 "frames_per_s": speed,
                 "seconds": self.at.elapsed,
@@ -271,6 +272,7 @@ class Trainer:
             "charges": "me",
             "field_response": "me",
             "born": "me",
+            "work_function": "meV",
         }
         shown = "  ".join(
             f"{n.replace('_', ' ')} {rmse[n]:.4g} {u}" for n, u in units.items() if rmse[n] == rmse[n]

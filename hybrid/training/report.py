@@ -20,7 +20,7 @@ __all__ = ["COLUMNS", "Curve", "print_errors", "read_curve", "write_errors", "wr
 COLUMNS = (
     "epoch", "steps", "stage", "learning_rate", "train_loss", "valid_loss", "valid_energy_meV_per_atom",
     "valid_forces_meV_per_A", "valid_stress_meV_per_A3", "valid_charges_me", "valid_dipole_me_A", "valid_born_me",
-    "valid_field_response_me", "best", "frames_per_s", "seconds",
+    "valid_field_response_me", "valid_work_function_meV", "best", "frames_per_s", "seconds",
 )  # fmt: skip
 
 

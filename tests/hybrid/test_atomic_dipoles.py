@@ -22,6 +22,7 @@ from grahame.hybrid.frames import Frame
 from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.sites import HALF_LENGTH, sites_of
+from grahame.hybrid.solve import solve_structure
 from tests.hybrid.model_cells import batch_of, frame, held, make_model, slab, water_box
 
 LONGEST = {"O": 1.0, "H": 0.4, "Cl": 2.0}
@@ -421,3 +422,24 @@ def test_what_knows_no_dipoles_refuses_them(tmp_path: Any) -> None:
     assert str(caught.value) == (
         "dipoles = O must be left out: features of another model are invariant, and a dipole needs vectors"
     )
+
+
+def test_a_single_solve_sees_the_dipoles() -> None:
+    atoms, groups = slab()
+    atoms.cell[2, 2] = 24.0
+    atoms.pbc = (True, True, False)
+    model = polar_model()
+    report = solve_structure(
+        atoms,
+        potentials={0: 0.0, 1: 1.0},
+        groups=dict(enumerate(groups)),
+        model=model,
+        method="ewald",
+        accuracy=1e-8,
+    )
+    electrodes = [Electrode(g, potential=v) for g, v in zip(groups, (0.0, 1.0))]
+    work = atoms.copy()
+    work.calc = HybridCalculator(LearnedShortRange(model), Coulomb("slab", "ewald", 1e-8), electrodes)
+    work.get_potential_energy()
+    np.testing.assert_allclose(report.electrode_charges, work.calc.results["electrode_charges"], atol=1e-9)
+    np.testing.assert_allclose(report.charges, work.calc.results["charges"], atol=1e-9)

@@ -88,6 +88,7 @@ def test_constant_charges_feel_exactly_the_coulomb_difference(change: Callable[[
     with torch.no_grad():
         # Nothing is exchanged: formal charges, whatever the geometry.
         model.charge_head.radial.weight.zero_()
+        model.charge_head.pairs.zero_()
     first, second = of(atoms, groups), of(change(atoms), groups)
     difference = forces(model, second) - forces(model, first)
 

@@ -58,10 +58,11 @@ def dynamics(options: argparse.Namespace, name: str, start: Path, conditions: di
                 "folder": str(options.out),
                 "trajectory_interval": 4 if quick else 20,
                 "log_interval": 2 if quick else 10,
+                "overwrite": quick,
             },
         }
     )
-    summary = run(config, restart=True, progress=sys.stderr.isatty())
+    summary = run(config, restart=not quick, progress=sys.stderr.isatty())
     per_step = 1e3 * summary.wall_s / max(1, summary.steps)
     print(
         f"{name}: {summary.atoms} atoms, {summary.time_ps:.2f} ps, {per_step:.0f} ms per step, {summary.temperature_K:.0f} K"
@@ -179,8 +180,13 @@ def _orientation_figure(result: dict[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
-def voltage(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Pt | water | Pt from one of the periodic cells: the metal cut in two, its lower half put on top."""
+def voltage(options: argparse.Namespace, folder: Path, image_shift: float | None) -> dict[str, Any]:
+    """Pt | water | Pt from one of the periodic cells: the metal cut in two, its lower half put on top.
+
+    Args:
+        options: of the program; folder: of the data.
+        image_shift: from the model's image plane to the reference's, outwards, Å; None where it is not known.
+    """
     atoms = start_structure(folder, options.start)
     layers = layers_of(atoms)
     height = float(atoms.cell[2, 2])
@@ -222,9 +228,11 @@ def voltage(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         density = (charges[volts].value - charges[base].value) / area
         error = float(np.hypot(charges[volts].error, charges[base].error)) / area
         entry = {}
-        for name, shift in (("as run", 0.0), ("image planes moved", 2.0 * options.image_shift)):
+        for name, shift in (("as run", 0.0), ("image planes moved", image_shift)):
+            if shift is None:
+                continue
             # A wider vacuum gap adds a voltage drop of its own and nothing else: the charge stays what it was.
-            difference = volts - base - FOUR_PI_K * density * shift
+            difference = volts - base - 2.0 * FOUR_PI_K * density * shift
             relative = error / abs(density) * (volts - base) / abs(difference)
             value = microfarad_per_cm2(density / difference)
             entry[name] = {"at_V": base + difference, "value": value, "error": abs(value) * relative}
