@@ -16,10 +16,9 @@ from grahame.hybrid.analysis import analyse
 from grahame.hybrid.charge_series import charge_series
 from grahame.hybrid.config import parse_config
 from grahame.hybrid.engines.run import run
-from grahame.hybrid.plots import overview
 from grahame.hybrid.statistics import series_mean
-from grahame.hybrid.trajectories import read_frames
-from grahame.hybrid.water import orientation_profile
+from grahame.hybrid.trajectories import atom_charges, read_frames
+from grahame.hybrid.water import find_waters, orientation_profile, water_bonds
 from platinum_water.common import (
     BLUE,
     FOUR_PI_K,
@@ -34,6 +33,7 @@ from platinum_water.common import (
 )  # fmt: skip
 
 HEAVY_HYDROGEN = 3.024  # amu
+FIRST_LAYER = 4.5  # Å from the outermost nuclei
 
 
 def dynamics(options: argparse.Namespace, name: str, start: Path, conditions: dict[str, Any]) -> Path:
@@ -80,20 +80,31 @@ def start_structure(folder: Path, number: int) -> Atoms:
     return atoms
 
 
+def between_surfaces(atoms: Atoms, vacuum: float) -> None:
+    """Put the metal into the middle of the cell, and vacuum (Å) where the cell ends; molecules stay whole.
+
+    The dipole of a liquid that continues through the cell's end is multivalued once molecules exchange charge: it
+    would depend on where the cell is cut, and constant D with it.
+    """
+    height = float(atoms.cell[2, 2])
+    atoms.positions[:, 2] += 0.5 * height - atoms.positions[atoms.numbers == 78, 2].mean()
+    atoms.wrap()
+    waters = find_waters(atoms)
+    atoms.positions[waters[:, 1:]] = atoms.positions[waters[:, :1]] + water_bonds(atoms, waters)
+    atoms.cell[2, 2] = height + vacuum
+    atoms.positions[:, 2] += 0.5 * vacuum
+
+
 def displacement(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Water at the two faces of a neutral metal slab at D = 0, +D0, -D0."""
     atoms = start_structure(folder, options.start)
-    metal = atoms.numbers == 78
-    # Metal must not cross the cell boundary: its middle goes to the cell's.
-    height = float(atoms.cell[2, 2])
-    atoms.positions[:, 2] += 0.5 * height - atoms.positions[metal, 2].mean()
-    atoms.wrap()
-    atoms.set_array("electrode", np.where(metal, 0, -1))
+    between_surfaces(atoms, options.vacuum)
+    atoms.set_array("electrode", np.where(atoms.numbers == 78, 0, -1))
     start = options.out / "displacement_start.extxyz"
     ase.io.write(start, atoms)
     layers = [atoms.positions[i, 2] for i in layers_of(atoms)]
     low, high = float(layers[0].mean()), float(layers[-1].mean())
-    reach = 0.5 * (height - (high - low))
+    reach = 0.5 * (float(atoms.cell[2, 2]) - options.vacuum - (high - low)) + 2.0
     sides: dict[str, list[tuple[Array, Array, Array]]] = {"positive": [], "negative": [], "neutral": []}
     result: dict[str, Any] = {"D0_V_per_A": options.displacement, "runs": {}}
     for sign in (0, 1, -1):
@@ -107,7 +118,7 @@ def displacement(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         trajectory = dynamics(options, name, start, conditions)
         frames = list(read_frames(trajectory, "produce"))
         upper = np.concatenate(layers_of(frames[0])[LAYERS // 2 :])
-        charge = series_mean([float(f.arrays["charges"][upper].sum()) for f in frames])
+        charge = series_mean([float(atom_charges(f)[upper].sum()) for f in frames])
         result["runs"][name] = {
             "D_V_per_A": d,
             "D_uC_per_cm2": microcoulomb_per_cm2(d / FOUR_PI_K),
@@ -123,7 +134,16 @@ def displacement(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for side, profiles_ in sides.items():
         result[side] = _at_face(profiles_)
         first = result[side]["first_layer_cos"]
-        print(f"{side} face: <cos theta> of water within 4.5 Å {first[0]:+.3f} ± {first[1]:.3f}")
+        print(
+            f"{side} face: <cos theta> of water within {FIRST_LAYER:g} Å "
+            + " and ".join(f"{v:+.3f}" for v in first)
+        )
+    # Each face in both runs: what the two faces have of their own drops out.
+    turn = 0.5 * np.subtract(
+        result["positive"]["first_layer_cos"], result["negative"]["first_layer_cos"][::-1]
+    )
+    result["first_layer_turn"] = [float(turn.mean()), float(0.5 * abs(turn[0] - turn[1]))]
+    print(f"half the difference of opposite charges: {turn.mean():+.3f} ± {0.5 * abs(turn[0] - turn[1]):.3f}")
     _orientation_figure(result, options.out / "displacement.png")
     return result
 
@@ -138,7 +158,7 @@ def _outwards(frames: list[Atoms], face: float, above: bool, reach: float) -> tu
 
 
 def _at_face(runs: list[tuple[Array, Array, Array]]) -> dict[str, Any]:
-    """Mean of the equivalent faces; half their difference is the error."""
+    """Profiles of the two equivalent faces, and the mean cosine in the first layer of each."""
     z = runs[0][0]
     weights = np.array([density for _, density, _ in runs])
     cosines = np.nan_to_num(np.array([c for _, _, c in runs]))
@@ -147,13 +167,13 @@ def _at_face(runs: list[tuple[Array, Array, Array]]) -> dict[str, Any]:
     smooth = [np.array([np.convolve(row, window, "same") for row in v]) for v in (weights * cosines, weights)]
     with np.errstate(invalid="ignore", divide="ignore"):
         turned = np.where(smooth[1] > 1e-6, smooth[0] / smooth[1], np.nan)
-    near = z < 4.5
+    near = z < FIRST_LAYER
     first = [float((w * c)[near].sum() / max(w[near].sum(), 1e-12)) for w, c in zip(weights, cosines)]
     return {
         "z_A": z.tolist(),
         "waters_per_A3": weights.mean(axis=0).tolist(),
         "cos_theta": [[float(v) for v in row] for row in turned],
-        "first_layer_cos": [float(np.mean(first)), 0.5 * abs(first[0] - first[1])],
+        "first_layer_cos": first,
     }
 
 
@@ -172,8 +192,8 @@ def _orientation_figure(result: dict[str, Any], path: Path) -> None:
     left.set(xlabel="distance from the face (Å)", ylabel="molecules (Å⁻³)")
     right.set(
         xlabel="distance from the face (Å)",
-        ylabel="⟨cos θ⟩, hydrogen away from metal: +1",
-        title=f"D0 = {result['D0_V_per_A']:g} V/Å",
+        ylabel="⟨cos θ⟩, H outwards: +1",
+        title=f"D0 = {result['D0_V_per_A']:g} V/Å, two faces",
     )
     right.axhline(0.0, color="0.6", lw=0.6)
     left.legend(fontsize=7, frameon=False)
@@ -209,7 +229,7 @@ def voltage(options: argparse.Namespace, folder: Path, image_shift: float | None
             "electrodes": [{"group": g, "potential": (g - 0.5) * volts} for g in (0, 1)],
         }
         trajectory = dynamics(options, f"voltage_{volts:g}V", start, conditions)
-        analyses.append(analyse(trajectory))
+        analyses.append(analyse(trajectory, spacing=0.25))
         series = charge_series(trajectory)
         assert series is not None
         charges[volts] = series_mean(0.5 * (series.charges[:, 1] - series.charges[:, 0]), series.interval)
@@ -242,9 +262,33 @@ def voltage(options: argparse.Namespace, folder: Path, image_shift: float | None
             )
         result["capacitance_uF_per_cm2"][volts] = entry
     (options.out / "voltage_analysis.json").write_text(json.dumps(analyses) + "\n")
-    try:
-        overview(analyses, options.out / "voltage.png")
-        print(f"figure: {options.out / 'voltage.png'}")
-    except ImportError as error:
-        print(error)
+    _voltage_figure(options.voltages, analyses, options.out / "voltage.png")
     return result
+
+
+def _voltage_figure(voltages: list[float], analyses: list[dict[str, Any]], path: Path) -> None:
+    figure = new_figure(7.2, 5.4)
+    if figure is None:
+        return
+    (a, b), (c, d) = figure.subplots(2, 2)
+    colours = (GREY, ORANGE, BLUE)
+    for number, (volts, found) in enumerate(zip(voltages, analyses)):
+        style: Any = {"color": colours[number % len(colours)], "lw": 1.0, "label": f"{volts:g} V"}
+        bottom = min(e["surface_A"] for e in found["electrodes"])
+        density, turned, electrostatic = (
+            found["profiles"][k] for k in ("density", "orientation", "electrostatic")
+        )
+        a.plot(np.array(density["z_A"]) - bottom, density["number_per_A3"]["O"], **style)
+        cosine = np.array(turned["cos_theta"], dtype=float)
+        b.plot(np.array(turned["z_A"]) - bottom, cosine, **style)
+        c.plot(np.array(electrostatic["z_A"]) - bottom, electrostatic["potential_V"], **style)
+        time, charges = (np.array(found["series"][k]) for k in ("time_ps", "electrode_charge_e"))
+        d.plot(time - time[0], 0.5 * (charges[1] - charges[0]), **style)
+    a.set(ylabel="oxygen (Å⁻³)")
+    b.set(ylabel="⟨cos θ⟩, H upwards: +1")
+    c.set(ylabel="potential (V)")
+    d.set(xlabel="time (ps)", ylabel="(Q_top − Q_bottom)/2 (e)")
+    for axis in (a, b, c):
+        axis.set_xlabel("distance from the bottom electrode (Å)")
+    a.legend(fontsize=7, frameon=False)
+    save_figure(figure, path)

@@ -222,8 +222,8 @@ def _profile_figure(
     both = np.concatenate(steps)
     ends = np.array([both[:, 1].min(), both[:, 1].max()])
     b.plot(ends, ends + (both[:, 0] - both[:, 1]).mean(), "k:", lw=0.8, label="slope 1")
-    b.set(title="step across the slab at zero field", xlabel="model (V)", ylabel="reference (V)")
-    c.set(title="water at zero field, three geometries", xlabel="z over the face (Å)")
+    b.set(title="step across the slab", xlabel="model (V)", ylabel="reference (V)")
+    c.set(title="water, three geometries", xlabel="z over the face (Å)")
     c.set_ylabel("φ without cores (V)")
     for axis in (a, b, c):
         axis.legend(fontsize=7, frameon=False)
