@@ -18,6 +18,7 @@ from torch import Tensor
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, switch
 from grahame.electrostatics.units import COULOMB_CONSTANT
+from grahame.hybrid.crossing import effective_displacement, in_field, refuse_following
 from grahame.hybrid.frames import Conditions
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.heads import LocalOutput
@@ -155,10 +156,20 @@ class LongRangeTerms:
             beside = out.sites.of(atoms.start, atoms.stop)
             x = torch.cat([x, x[beside.atoms] + beside.offsets])
             q, widths = torch.cat([q, beside.charges]), torch.cat([widths, widths[beside.atoms]])
+        displacement: Tensor | float | None = held.displacement
+        crossed = out.crossing(graph)
+        along = q.new_zeros(())
+        if crossed is not None and cell is not None:
+            if held.boundary == "displacement":
+                displacement = effective_displacement(
+                    held.displacement or 0.0, crossed[frame], cell, coulomb.coulomb_constant
+                )
+            if held.boundary == "3d" and field is not None:
+                along = in_field(field)(crossed[frame], cell)
         if not groups:
             self._check_total(q, held)
-            e_field, d_field = coulomb.check_fields(q, cell, field, held.displacement)
-            energy = coulomb.bind(x, cell, widths, None).energy(q)
+            e_field, d_field = coulomb.check_fields(q, cell, field, displacement)
+            energy = coulomb.bind(x, cell, widths, None).energy(q) + along
             energy = energy + coulomb.field_energy(x, q, cell, e_field, d_field)
             return energy, q[:count], q.new_zeros(0), q.new_zeros(0), no_level
         if self.boundary_transfer and all(g.potential is None for g in groups):
@@ -177,16 +188,20 @@ class LongRangeTerms:
             electronegativity=out.electronegativity[atoms][index],
             hardness=out.hardness[atoms][index],
             field=field,
-            displacement=held.displacement,
+            displacement=displacement,
             smearing=widths,
             total_charge=held.total_charge,
             forces=False,
         )
+        if held.boundary == "finite-field" and crossed is not None and cell is not None:
+            if all(g.potential is None for g in groups):
+                refuse_following(crossed[frame], cell)
+            along = -(solution.field @ crossed[frame])
         level = no_level
         if len(groups) == 1 and not self.solved:
             level = solution.potentials[0] - solution.multiplier
         return (
-            solution.energy,
+            solution.energy + along,
             solution.charges[:count],
             solution.electrode_charges,
             solution.potentials,

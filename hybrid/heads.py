@@ -94,6 +94,21 @@ def dipole_of_transfers(formal: Tensor, gained: Tensor, graph: Graph, pair_vecto
     return moment.index_add(0, graph.frame[i], first + second)
 
 
+def crossing_of_transfers(gained: Tensor, graph: Graph) -> Tensor:
+    """(B,3) e Å: - sum over pairs p_ij S_ij, S_ij the lattice shift between the two atoms.
+
+    What `dipole_of_transfers` has beyond sum q_i r_i: charge that a pair exchanges moves along the bond, also where the
+    bond leaves the cell through one face and comes back through the other.
+    """
+    i, j = graph.pairs.unbind(1)
+    inner = ~(graph.solved[i] | graph.solved[j])
+    through = (inner & (graph.pair_images != 0).any(dim=1)).nonzero()[:, 0]
+    frame = graph.frame[i[through]]
+    shifts = (graph.pair_images[through][:, None, :] @ graph.cells[frame])[:, 0]
+    moment = gained.new_zeros((graph.frames, 3))
+    return moment.index_add(0, frame, -gained[through][:, None] * shifts)
+
+
 class ProjectedCharges(nn.Module):
     """Scalar charges moved, with learned weights, so that each fragment carries exactly its charge.
 
@@ -235,3 +250,7 @@ class LocalOutput:
         else:
             moment = dipole_of_transfers(self.formal, self.gained, graph, pair_vectors)
         return moment if self.moments is None else moment + graph.per_frame(self.moments)
+
+    def crossing(self, graph: Graph) -> Tensor | None:
+        """(B,3) e Å that the dipole has beyond sum q r, from transfers through the cell's faces; None without transfers."""
+        return None if self.gained is None else crossing_of_transfers(self.gained, graph)

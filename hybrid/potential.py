@@ -8,20 +8,35 @@ the rest. Arrays only: no ASE, no files, no configuration.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, cells
 from grahame.electrostatics.constant_potential import ConstantPotentialResult
+from grahame.hybrid.crossing import (
+    Linear,
+    effective_displacement,
+    in_displacement,
+    in_field,
+    in_finite_field,
+    refuse_following,
+)
 from grahame.hybrid.shortrange.base import Response, SeesElectrodes, ShortRange, ShortRangeResult
 from grahame.hybrid.unwrap import image_shifts
 
 Floats = NDArray[np.float64]
 PBC = tuple[bool, bool, bool]
+
+_NO_PERIODIC_FIELD = (
+    "field = {} V/Å must be left out with boundary 3d: atoms that cross the boundary would change the energy; use boundary "
+    "slab or displacement, or a model whose charges are transfers, without electrodes"
+)
 
 # (needed periodic directions, directions the short range repeats in). Along a slab's normal nothing repeats,
 # whatever the atoms' flag says: the flag only tells that positions may have been wrapped there.
@@ -114,6 +129,11 @@ def _on_atoms(near: ShortRangeResult, forces: Floats) -> Floats:
     return forces if near.sites is None else near.sites.fold(forces)
 
 
+def _crossing(near: ShortRangeResult) -> Floats:
+    """(3,) e Å of charge exchanged through the cell's faces."""
+    return np.zeros(3) if near.crossing is None else near.crossing
+
+
 def _pulls(near: ShortRangeResult, forces: Floats, atoms: int) -> Floats | None:
     """(m, 3) how Omega changes when a charge moves away from its atom, eV/Å; None where none stands beside one."""
     return None if near.sites is None else -forces[atoms:]
@@ -144,11 +164,9 @@ class HybridPotential:
         total_charge: float | None = 0.0,
         **solve_options: Any,
     ) -> None:
-        if field is not None and coulomb.boundary == "3d" and np.any(np.asarray(field) != 0.0):
-            raise ValueError(
-                f"field = {field} V/Å must be left out with boundary 3d: atoms that cross the boundary would change the energy; "
-                "use boundary slab, or displacement"
-            )
+        periodic = coulomb.boundary == "3d" and field is not None and bool(np.any(np.asarray(field) != 0.0))
+        if periodic and (electrodes or not isinstance(short_range, SeesElectrodes)):
+            raise ValueError(_NO_PERIODIC_FIELD.format(field))
         if field is not None and coulomb.boundary == "open" and np.ndim(field) == 0:
             raise ValueError(
                 f"field = {field:g} V/Å must be a vector with boundary open: without a cell there is no surface normal"
@@ -230,6 +248,7 @@ class HybridPotential:
         field = self._field(cell)
         if self.solver is None:
             return self._plain(positions, near, box, field, stress)
+        displacement = self._displacement(near, cell)
         places, atoms = near.places(positions), len(positions)
         far = self.solver.solve(
             places,
@@ -238,7 +257,7 @@ class HybridPotential:
             potentials=potentials,
             electrode_charges=electrode_charges,
             field=field,
-            displacement=self.displacement,
+            displacement=displacement,
             smearing=near.smearing,
             exclusions=near.exclusions,
             total_charge=self.total_charge,
@@ -247,17 +266,25 @@ class HybridPotential:
             electronegativity=self._of_solved(near.electronegativity),
             hardness=self._of_solved(near.hardness),
         )
-        forces, virial = near.derivatives(self._response(far, near, atoms))
+        crossed = self._crossed(np.asarray(far.charges), places, cell, np.asarray(far.field), displacement)
+        gained = 0.0
+        if boundary == "finite-field" and near.crossing is not None:
+            x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
+            if all(e.potential is None for e in self.electrodes):
+                refuse_following(x, h)
+            assert crossed is not None
+            gained = float(crossed(x, h))
+        forces, virial = near.derivatives(self._response(far, near, atoms, crossed))
         return HybridResult(
-            energy=near.energy + float(far.energy),
-            internal_energy=near.energy + float(far.internal_energy),
+            energy=near.energy + float(far.energy) + gained,
+            internal_energy=near.energy + float(far.internal_energy) + gained,
             short_range_energy=near.energy,
             work=float(far.work),
             field_energy=float(far.field_energy),
             forces=forces + _on_atoms(near, far.forces),
             stress=self._stress(virial, far.stress, cell) if stress else None,
             charges=np.asarray(far.charges)[:atoms],
-            dipole=_moment(np.asarray(far.charges), places),
+            dipole=_moment(np.asarray(far.charges), places) + _crossing(near),
             electrode_charges=np.asarray(far.electrode_charges),
             electrode_potentials=np.asarray(far.potentials),
             iterations=int(far.iterations),
@@ -268,7 +295,13 @@ class HybridPotential:
         """Entries of the solved atoms, in the order of the electrodes."""
         return None if values is None else values[np.concatenate(self._indices)]
 
-    def _response(self, far: ConstantPotentialResult, near: ShortRangeResult, atoms: int) -> Response:
+    def _response(
+        self,
+        far: ConstantPotentialResult,
+        near: ShortRangeResult,
+        atoms: int,
+        crossed: Linear | None,
+    ) -> Response:
         """What Omega gains from predicted charges and site constants.
 
         Predicted charges that move the sum of the electrolyte take the opposite from the electrodes, whence the
@@ -278,8 +311,43 @@ class HybridPotential:
         q = np.zeros(atoms)
         q[solved] = far.charges[solved]
         return Response(
-            np.asarray(far.potential + far.multiplier), q, 0.5 * q**2, _pulls(near, far.forces, atoms)
+            np.asarray(far.potential + far.multiplier),
+            q,
+            0.5 * q**2,
+            _pulls(near, far.forces, atoms),
+            crossed,
         )
+
+    def _displacement(self, near: ShortRangeResult, cell: Floats) -> float | None:
+        """D that the solver is given: what charges exchange through the cell's faces counts as a part of it."""
+        if self.coulomb.boundary != "displacement" or near.crossing is None:
+            return self.displacement
+        k = self.coulomb.coulomb_constant
+        x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
+        return float(effective_displacement(self.displacement or 0.0, x, h, k))
+
+    def _crossed(
+        self,
+        charges: Floats,
+        places: Floats,
+        cell: Floats,
+        field: Floats | None,
+        displacement: float | None,
+    ) -> Linear | None:
+        """How the energy follows what charges exchange through the cell's faces."""
+        h = torch.as_tensor(cell)
+        if self.coulomb.boundary == "displacement":
+            # In the terms of D_eff: E = D_eff - 4 pi k (sum q r).n/V.
+            n = cells.normal(h).numpy()
+            moment = float(_moment(charges, places) @ n)
+            k, volume = self.coulomb.coulomb_constant, float(cells.volume(h))
+            strength = (displacement or 0.0) - 4.0 * math.pi * k * moment / volume
+            return in_displacement(strength, h)
+        if field is None or self.coulomb.boundary not in ("3d", "finite-field"):
+            return None
+        if self.coulomb.boundary == "finite-field":
+            return in_finite_field(float(field @ cells.normal(h).numpy()), h)
+        return in_field(torch.as_tensor(field))
 
     def _field(self, cell: Floats) -> Floats | None:
         """The given field as a vector; a number is its component along a x b."""
@@ -300,6 +368,14 @@ class HybridPotential:
         stress: bool,
     ) -> HybridResult:
         places, atoms = near.places(positions), len(positions)
+        displacement = self._displacement(near, np.zeros((3, 3)) if box is None else box)
+        if (
+            self.coulomb.boundary == "3d"
+            and field is not None
+            and np.any(field != 0.0)
+            and near.crossing is None
+        ):
+            raise ValueError(_NO_PERIODIC_FIELD.format(self.field))
         far = self.coulomb(
             places,
             near.charges,
@@ -307,14 +383,19 @@ class HybridPotential:
             smearing=near.smearing,
             exclusions=near.exclusions,
             field=field,
-            displacement=self.displacement,
+            displacement=displacement,
             forces=True,
             stress=stress,
         )
         energy = near.energy + float(far.energy)
+        if self.coulomb.boundary == "3d" and field is not None:
+            energy -= float((field * _crossing(near)).sum())
         none = np.zeros(atoms)
         pulls = _pulls(near, far.forces, atoms)
-        forces, virial = near.derivatives(Response(np.asarray(far.potential), none, none, pulls))
+        crossed = None
+        if box is not None:
+            crossed = self._crossed(np.asarray(near.charges), places, box, field, displacement)
+        forces, virial = near.derivatives(Response(np.asarray(far.potential), none, none, pulls, crossed))
         return HybridResult(
             energy=energy,
             internal_energy=energy,
@@ -324,7 +405,7 @@ class HybridPotential:
             forces=forces + _on_atoms(near, far.forces),
             stress=None if box is None or not stress else self._stress(virial, far.stress, box),
             charges=np.asarray(near.charges)[:atoms],
-            dipole=_moment(near.charges, places),
+            dipole=_moment(near.charges, places) + _crossing(near),
             electrode_charges=np.zeros(0),
             electrode_potentials=np.zeros(0),
             iterations=0,

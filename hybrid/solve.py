@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.electrostatics.electrodes import check_electrodes
+from grahame.hybrid.crossing import effective_displacement
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.potential import check_frame
 from grahame.hybrid.shortrange.base import ShortRangeResult
@@ -143,6 +145,9 @@ def solve_structure(
         given, widths = near.charges, near.smearing
         # Charges of sites beside the atoms come last: indices of electrodes stay what they are.
         positions = near.places(positions)
+        if displacement is not None and near.crossing is not None and cell is not None:
+            x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
+            displacement = float(effective_displacement(displacement, x, h, coulomb.coulomb_constant))
         electrode_options = _site_options(near, indices, electrode_options)
     elif force_field is not None:
         given, exclusions = force_field.charges, force_field.exclusions

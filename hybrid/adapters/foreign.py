@@ -117,6 +117,8 @@ class ForeignShortRange:
         chi = out.electronegativity.detach().numpy() if self.charges.constants else None
         hardness = out.hardness.detach().numpy() if self.charges.constants else None
         exclusions = self.charges.exclusions()
+        with torch.enable_grad():
+            crossing = None if isinstance(self.removed, LabelEnsemble) else out.crossing(graph)
         before: Counted | None = None
         if isinstance(self.removed, LabelEnsemble):
             before = self.removed(
@@ -133,6 +135,8 @@ class ForeignShortRange:
             ):
                 if value.requires_grad:
                     total = total + (value * torch.as_tensor(weight)).sum()
+            if crossing is not None and response.crossing is not None:
+                total = total + response.crossing(crossing[0], graph.cells[0])
             slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
             forces = -slopes[0].numpy()
             virial = None if strain is None else slopes[1][0].numpy()
@@ -152,6 +156,7 @@ class ForeignShortRange:
             electronegativity=chi,
             hardness=hardness,
             respond=respond,
+            crossing=None if crossing is None else crossing[0].detach().numpy(),
         )
 
     def _update(self, positions: FloatArray, numbers: IntArray, cell: FloatArray, pbc: PBC) -> Graph:

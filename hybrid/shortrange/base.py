@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from grahame.hybrid.crossing import Linear
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -26,12 +28,14 @@ class Response:
         charges: (n,) dOmega/dchi of solved atoms: their charges, e; 0 elsewhere.
         half_squares: (n,) dOmega/dJ of solved atoms: q²/2, e²; 0 elsewhere.
         pulls: (m,3) dOmega/d(offset) of the sites: minus the forces on them, eV/Å; None without sites.
+        crossing: what Omega gains from `ShortRangeResult.crossing`, see `hybrid.crossing`; None for nothing.
     """
 
     potential: FloatArray
     charges: FloatArray
     half_squares: FloatArray
     pulls: FloatArray | None = None
+    crossing: Linear | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class ShortRangeResult:
         respond: forces and virial once the solver has said what Omega gains from the predicted quantities;
             None where nothing that is predicted depends on positions.
         sites: where charges stand beside atoms; None where there are none.
+        crossing: (3,) e Å that the dipole of the predicted charges has beyond sum q r, see `hybrid.crossing`; None where
+            charges are scalars without a path, whose dipole along a periodic direction has no meaning.
     """
 
     energy: float
@@ -82,6 +88,7 @@ class ShortRangeResult:
     hardness: FloatArray | None = None
     respond: Callable[[Response], tuple[FloatArray, FloatArray | None]] | None = None
     sites: ChargeSites | None = None
+    crossing: FloatArray | None = None
 
     def places(self, positions: FloatArray) -> FloatArray:
         """(n+m,3) Å of all charges, those of sites last, from (n,3) of the atoms."""

@@ -111,6 +111,8 @@ class LearnedShortRange:
                 energy = energy - removed_pairs(graph, out, r, *self.model.spec.switch).sum()
         wanted = [x] if strain is None else [x, strain]
         charges, widths, sites = _with_sites(out)
+        with torch.enable_grad():
+            crossing = out.crossing(graph)
 
         def respond(response: Response) -> tuple[FloatArray, FloatArray | None]:
             total = energy
@@ -126,6 +128,8 @@ class LearnedShortRange:
                 # The operator's stress takes the sites along with the cell; they go where the network puts them.
                 moved = offsets if strain is None else offsets - offsets.detach() @ strain[0]
                 total = total + (moved * torch.as_tensor(response.pulls)).sum()
+            if crossing is not None and response.crossing is not None:
+                total = total + response.crossing(crossing[0], graph.cells[0])
             slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
             virial = None if strain is None else slopes[1][0].numpy()
             return -slopes[0].numpy(), virial
@@ -143,6 +147,7 @@ class LearnedShortRange:
             hardness=out.hardness.detach().numpy() if hardness else None,
             respond=respond,
             sites=sites,
+            crossing=None if crossing is None else crossing[0].detach().numpy(),
         )
 
     def _update(

@@ -328,7 +328,7 @@ def test_what_a_model_cannot_do_is_refused_before_anything_is_written(tmp_path: 
         ),
         (
             {"kind": "neural"},
-            "short_range.kind = 'neural' must be classical or learned: for a trained model write `model:`",
+            "short_range.kind = 'neural' must be classical, learned or foreign: for a trained model write `model:`, for one of another program also `program:`",
         ),
         (
             {"model": 3},

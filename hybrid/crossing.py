@@ -1,0 +1,80 @@
+"""Fields along periodic directions, and charge that neighbours exchange through the faces of the cell.
+
+In a periodic direction sum q r depends on where the cell is cut, and with charges that depend on positions so would
+forces. Where charges are made of transfers the dipole that does not is
+
+    M = sum q r + X,    X = - sum over pairs p_ij S_ij
+
+(`heads.crossing_of_transfers`). It enters the energy of a given field as -E.X, and that of constant displacement,
+V/(8 pi k) (D - 4 pi k M.n/V)², as if D were
+
+    D_eff = D - 4 pi k X.n/V,    dU/dX = -E,   E = D - 4 pi k M.n/V along n
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from grahame.electrostatics import cells
+
+Linear = Callable[[Tensor, Tensor], Tensor]
+"""From X (3,) in e Å and cell (3,3) in Å to an energy in eV whose derivatives are those of the whole."""
+
+
+def effective_displacement(
+    displacement: float | Tensor, crossing: Tensor, cell: Tensor, coulomb_constant: float
+) -> Tensor:
+    """D_eff in V/Å.
+
+    Args:
+        displacement: D/eps0, V/Å; crossing: X (3,), e Å; cell: (3,3) rows in Å; coulomb_constant: k, eV Å/e².
+    """
+    along = crossing @ cells.normal(cell)
+    return displacement - 4.0 * math.pi * coulomb_constant * along / cells.volume(cell)
+
+
+def in_displacement(strength: float, cell: Tensor) -> Linear:
+    """-E X.n V_0/V: what constant displacement gains from X, with E (V/Å, along n) held; V_0 of this cell (3,3)."""
+    start = float(cells.volume(cell))
+
+    def gained(crossing: Tensor, now: Tensor) -> Tensor:
+        return -strength * (crossing @ cells.normal(now)) * start / cells.volume(now)
+
+    return gained
+
+
+def in_field(field: Tensor) -> Linear:
+    """-E.X of a given field E (3,), V/Å."""
+
+    def gained(crossing: Tensor, now: Tensor) -> Tensor:
+        return -torch.dot(crossing, field)
+
+    return gained
+
+
+def in_finite_field(strength: float, cell: Tensor) -> Linear:
+    """-E X.n of the field between two held potentials, which goes with 1/L; E (V/Å, along n) in this cell (3,3)."""
+    start = float(cells.height(cell))
+
+    def gained(crossing: Tensor, now: Tensor) -> Tensor:
+        return -strength * start / cells.height(now) * (crossing @ cells.normal(now))
+
+    return gained
+
+
+def refuse_following(crossing: Tensor, cell: Tensor) -> None:
+    """Raise where a field that follows held charges would have to see the charge exchanged through the cell's faces.
+
+    Raises:
+        ValueError: if X.n is not zero.
+    """
+    along = float((crossing @ cells.normal(cell)).detach())
+    if abs(along) > 1e-9:
+        raise ValueError(
+            f"charge exchanged through the cell's face = {along:g} e Å must be zero in finite field at held charges: make "
+            "the electrodes thicker than the model's cut-off, or hold potentials"
+        )
