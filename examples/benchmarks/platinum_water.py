@@ -7,7 +7,7 @@ Parts (default: all, in this order); the first two need only single frames, the 
 errors        forces and energies of the zero-field dynamics, forces that a field adds, dF/dE of every atom, charge of
               the vacuum-side half of the metal against -eps0 A E, charges of the water against two partitions
 profiles      planar potential against the Hartree potential
-displacement  metal of zero charge between two films of water at D = 0, +D0 and -D0: orientation at its faces
+displacement  metal of zero charge in water at D = 0, +D0 and -D0: orientation at its two faces
 voltage       Pt | water | Pt at constant potential: profiles, electrode charge, capacitance
 
 Without --model the configuration `learned/pt_field.yaml` is trained first (--minutes). Frames are split by snapshot of
@@ -85,7 +85,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--production", type=float, default=10.0, help="ps of each run that are analysed")
     parser.add_argument("--displacement", type=float, default=0.4, help="D0/eps0, V/Å")
     parser.add_argument(
-        "--vacuum", type=float, default=12.0, help="Å between the two surfaces of the water at constant D"
+        "--vacuum",
+        type=float,
+        default=0.0,
+        help="Å between two surfaces of the water at constant D; 0 lets it continue",
     )
     parser.add_argument(
         "--voltages", type=float, nargs="+", default=[0.0, 1.0, 2.0], help="V, the first is the base"

@@ -81,11 +81,7 @@ def start_structure(folder: Path, number: int) -> Atoms:
 
 
 def between_surfaces(atoms: Atoms, vacuum: float) -> None:
-    """Put the metal into the middle of the cell, and vacuum (Å) where the cell ends; molecules stay whole.
-
-    The dipole of a liquid that continues through the cell's end is multivalued once molecules exchange charge: it
-    would depend on where the cell is cut, and constant D with it.
-    """
+    """Put the metal into the middle of the cell, and vacuum (Å; 0 for none) where the cell ends; molecules stay whole."""
     height = float(atoms.cell[2, 2])
     atoms.positions[:, 2] += 0.5 * height - atoms.positions[atoms.numbers == 78, 2].mean()
     atoms.wrap()
