@@ -9,56 +9,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PrivateAttr,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from grahame.hybrid.conditions import Ramp
-from grahame.hybrid.config_errors import explain, explain_yaml
+from grahame.hybrid.config_base import (
+    AnyCase,
+    Block,
+    Count,
+    Interval,
+    Potential,
+    Temperature,
+    read_yaml,
+    unit,
+    wrong,
+)
+from grahame.hybrid.config_errors import explain
+from grahame.hybrid.config_short_range import (
+    Boundary,
+    ClassicalConfig,
+    ForeignConfig,
+    ShortRangeConfig,
+)
 
 __all__ = ["RunConfig", "explain", "load_config", "parse_config"]
-
-
-def _unit(unit: str, description: str, **rules: Any) -> Any:
-    """Metadata of one number: its unit (shown in errors), what it is, its bounds."""
-    return Field(description=description, json_schema_extra={"unit": unit}, **rules)
-
-
-def _wrong(key: str, value: object, rule: str, remedy: str) -> PydanticCustomError:
-    """An error that one key alone does not show, already in the house's words."""
-    context = {"key": key, "value": value, "rule": rule, "remedy": remedy}
-    return PydanticCustomError("house", "{key} must {rule}: {remedy}", context)
-
-
-def _lower(value: object) -> object:
-    """Names of methods and ensembles are accepted in any case: NVE, nve."""
-    return value.lower() if isinstance(value, str) else value
-
-
-AnyCase = BeforeValidator(_lower)
-
-
-Potential = Annotated[float, _unit("V", "held potential", ge=-100.0, le=100.0)]
-Temperature = Annotated[float, _unit("K", "temperature", gt=0.0, le=1e5)]
-Count = Annotated[int, Field(ge=1, description="number of repeats")]
-Interval = Annotated[int, _unit("steps", "number of steps between writings", ge=1)]
-
-
-class Block(BaseModel):
-    """A block of the file: no unknown keys, no nan, no infinity."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True, protected_namespaces=())
 
 
 DISPLACEMENT_VACUUM = 5.0
@@ -72,18 +45,18 @@ class BuildConfig(Block):
     size: tuple[Count, Count, Count] = Field(
         default=(8, 8, 3), description="surface cells along a and b, and layers"
     )
-    gap: Annotated[float, _unit("Å", "distance of the facing metal layers", gt=0.0)] = 27.0
-    water_density: Annotated[float, _unit("g/cm³", "water density", gt=0.0, le=5.0)] = 0.997
-    concentration: Annotated[float, _unit("mol/L", "salt concentration", ge=0.0, le=20.0)] = 1.0
+    gap: Annotated[float, unit("Å", "distance of the facing metal layers", gt=0.0)] = 27.0
+    water_density: Annotated[float, unit("g/cm³", "water density", gt=0.0, le=5.0)] = 0.997
+    concentration: Annotated[float, unit("mol/L", "salt concentration", ge=0.0, le=20.0)] = 1.0
     ions: tuple[str, str] = Field(default=("Na", "Cl"), description="cation and anion")
     film: bool = Field(default=False, description="a water film on one electrode instead of a filled gap")
-    vacuum: Annotated[float, _unit("Å", "empty space below and above", ge=0.0)] | None = Field(
+    vacuum: Annotated[float, unit("Å", "empty space below and above", ge=0.0)] | None = Field(
         default=None, description="left out: as the boundary needs"
     )
     periodic: bool | None = Field(
         default=None, description="periodic along c; left out: as the boundary needs"
     )
-    contact: Annotated[float, _unit("Å", "closest approach of the liquid to the metal", gt=0.0)] = 2.7
+    contact: Annotated[float, unit("Å", "closest approach of the liquid to the metal", gt=0.0)] = 2.7
     waters: int | None = Field(
         default=None, ge=0, description="number of molecules, instead of water_density"
     )
@@ -116,120 +89,8 @@ class StructureConfig(Block):
     def _one_source(self) -> StructureConfig:
         if (self.file is None) == (self.build is None):
             given = "file and build" if self.file is not None else "nothing"
-            raise _wrong("", given, "be exactly one of `file` and `build`", "write one of the two blocks")
+            raise wrong("", given, "be exactly one of `file` and `build`", "write one of the two blocks")
         return self
-
-
-class ClassicalConfig(Block):
-    """The classical short range: flexible or rigid water, ions, Lennard-Jones metals."""
-
-    kind: Literal["classical"] = "classical"
-    water: Annotated[Literal["spc/fw", "spc/e-rigid"], AnyCase] = Field(
-        default="spc/fw", description="water model"
-    )
-    mixing: Literal["lorentz-berthelot", "geometric"] = Field(
-        default="lorentz-berthelot", description="Lennard-Jones mixing rule"
-    )
-    cutoff: Annotated[float, _unit("Å", "Lennard-Jones cut-off", gt=0.0, le=100.0)] = 10.0
-    truncation: Literal["force-switch", "plain"] = Field(
-        default="force-switch", description="end of the Lennard-Jones"
-    )
-
-
-class LearnedConfig(Block):
-    """A trained model as the short range."""
-
-    kind: Literal["learned"] = "learned"
-    model: str = Field(
-        description="path of a model file, relative to the configuration file, or au-water-nacl for the one in the box",
-    )
-    level: str | None = Field(default=None, description="level of theory; left out: the model's first")
-    formal_charges: str | None = Field(
-        default=None, description="array of the structure with formal charges (e); left out: by element"
-    )
-    fragments: str | None = Field(
-        default=None, description="array of the structure with each atom's fragment, -1 in electrodes"
-    )
-    compile: bool = Field(
-        default=False, description="translate the network: up to a minute at first, then about half the time"
-    )
-
-
-Boundary = Literal["3d", "slab", "slab-exact", "finite-field", "displacement", "open"]
-
-
-class LabelEnsembleConfig(Block):
-    """Under what a model's training energies were computed: its Coulomb energy is theirs."""
-
-    boundary: Annotated[Boundary, AnyCase] = "3d"
-    total_charge: Annotated[float, _unit("e", "charge of the labels' cells")] = 0.0
-    field: Annotated[float, _unit("V/Å", "field of the labels along the surface normal")] | None = None
-    displacement: Annotated[float, _unit("V/Å", "D/eps0 of the labels along the normal")] | None = None
-
-
-class ForeignConfig(Block):
-    """A model of another program as the short range, with charges beside it."""
-
-    kind: Literal["foreign"] = "foreign"
-    program: Annotated[Literal["mace", "nequip", "allegro", "metatomic"], AnyCase] = Field(
-        description="the program that the model belongs to, an optional extra of this package"
-    )
-    model: str = Field(description="path of the model file, relative to the configuration file")
-    trust: bool = Field(
-        default=False, description="the model file may run code when it is read: say true if you trust it"
-    )
-    head: str | None = Field(default=None, description="mace: name of the energy head")
-    extensions: str | None = Field(default=None, description="metatomic: folder with the model's extensions")
-    charges: Literal["none", "formal", "model"] | dict[str, float] = Field(
-        default="none", description="by element (e), formal ones, the model's own, or none"
-    )
-    widths: dict[str, Annotated[float, Field(ge=0.0)]] = Field(
-        default_factory=dict, description="Gaussian width of elements (Å); others 0.5"
-    )
-    heads: str | None = Field(
-        default=None, description="file of charge heads trained on this model, instead of charges"
-    )
-    contains_coulomb: bool = Field(
-        description="whether the model's energies hold the Coulomb energy of its charges already"
-    )
-    switch: tuple[float, float] | None = Field(
-        default=None,
-        description="with contains_coulomb: radii between which near pairs are left to the model, Å",
-    )
-    labels: LabelEnsembleConfig | None = Field(
-        default=None, description="with contains_coulomb: add only what changes from the labels' ensemble"
-    )
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> ForeignConfig:
-        if self.heads is not None and self.charges != "none":
-            raise _wrong("heads", self.heads, "stand alone", "remove `charges` or `heads`")
-        if self.switch is not None and self.labels is not None:
-            raise _wrong("switch", "given with labels", "be one of the two", "remove `switch` or `labels`")
-        for key, program in (("head", "mace"), ("extensions", "metatomic")):
-            if getattr(self, key) is not None and self.program != program:
-                raise _wrong(key, getattr(self, key), f"come with program {program}", f"remove `{key}`")
-        return self
-
-
-def _kind(block: object) -> str:
-    """Which short range a block of the file describes."""
-    if isinstance(block, Block):
-        return str(getattr(block, "kind", "classical"))
-    if isinstance(block, dict):
-        if "program" in block or block.get("kind") == "foreign":
-            return "foreign"
-        if "model" in block or block.get("kind") == "learned":
-            return "learned"
-    return "classical"
-
-
-ShortRangeConfig = Annotated[
-    Annotated[ClassicalConfig, Tag("classical")]
-    | Annotated[LearnedConfig, Tag("learned")]
-    | Annotated[ForeignConfig, Tag("foreign")],
-    Discriminator(_kind),
-]
 
 
 class CoulombConfig(Block):
@@ -237,12 +98,12 @@ class CoulombConfig(Block):
 
     boundary: Annotated[Boundary, AnyCase] = "slab"
     method: Annotated[Literal["auto", "exact", "ewald", "pme"], AnyCase] = "auto"
-    accuracy: Annotated[float, _unit("", "relative rms force error", gt=0.0, le=0.1)] | None = (
+    accuracy: Annotated[float, unit("", "relative rms force error", gt=0.0, le=0.1)] | None = (
         None  # 1e-5, or what the model was trained with
     )
-    vacuum: Literal["auto"] | Annotated[float, _unit("Å", "padding of the k-space cell", ge=0.0)] = "auto"
+    vacuum: Literal["auto"] | Annotated[float, unit("Å", "padding of the k-space cell", ge=0.0)] = "auto"
     background: Literal["gaussian", "point"] = "gaussian"
-    coulomb_constant: Annotated[float, _unit("eV Å/e²", "k", gt=0.0)] | None = None
+    coulomb_constant: Annotated[float, unit("eV Å/e²", "k", gt=0.0)] | None = None
 
 
 class ElectrodeConfig(Block):
@@ -257,7 +118,7 @@ class ElectrodeConfig(Block):
         default=None, description="which side of the widest gap along n"
     )
     potential: Potential | None = None
-    charge: Annotated[float, _unit("e", "held total charge")] | None = None
+    charge: Annotated[float, unit("e", "held total charge")] | None = None
     ramp: tuple[tuple[float, Potential], ...] | None = Field(
         default=None, description="[time in ps from the start of `produce`, potential in V] points"
     )
@@ -267,7 +128,7 @@ class ElectrodeConfig(Block):
     def _selected_and_held(self) -> ElectrodeConfig:
         chosen = [k for k in ("group", "indices", "element") if getattr(self, k) is not None]
         if len(chosen) != 1:
-            raise _wrong(
+            raise wrong(
                 "",
                 " and ".join(chosen) or "no atoms",
                 "select its atoms by exactly one of `group`, `indices` and `element` with `side`",
@@ -275,17 +136,17 @@ class ElectrodeConfig(Block):
             )
         if self.indices is not None and len(set(self.indices)) != len(self.indices):
             twice = next(i for i in self.indices if self.indices.count(i) > 1)
-            raise _wrong("indices", f"{twice} twice", "name every atom once", "remove the repetition")
+            raise wrong("indices", f"{twice} twice", "name every atom once", "remove the repetition")
         if self.indices == ():
-            raise _wrong(
+            raise wrong(
                 "indices", "[]", "name at least one atom", "list atom indices or remove the electrode"
             )
         if (self.element is None) != (self.side is None):
             given = "element" if self.element is not None else "side"
-            raise _wrong("", f"{given} alone", "give `element` and `side` together", "add the missing one")
+            raise wrong("", f"{given} alone", "give `element` and `side` together", "add the missing one")
         held = [k for k in ("potential", "charge", "ramp") if getattr(self, k) is not None]
         if len(held) != 1:
-            raise _wrong(
+            raise wrong(
                 "",
                 " and ".join(held) or "nothing held",
                 "hold exactly one of `potential` (V), `charge` (e) and `ramp` ([ps, V] points)",
@@ -297,7 +158,7 @@ class ElectrodeConfig(Block):
             except ValueError as error:
                 shown, _, message = str(error).partition(" must ")
                 rule, _, remedy = message.partition(": ")
-                raise _wrong("ramp", shown.partition(" = ")[2], rule, remedy) from error
+                raise wrong("ramp", shown.partition(" = ")[2], rule, remedy) from error
         return self
 
 
@@ -307,29 +168,29 @@ Parameter = float | tuple[float, ...]
 class SolverConfig(Block):
     """Electrode charges: one value for all electrodes or one per electrode."""
 
-    smearing: Annotated[Parameter, _unit("Å", "Gaussian width s of the electrode charges")] | None = (
+    smearing: Annotated[Parameter, unit("Å", "Gaussian width s of the electrode charges")] | None = (
         None  # 0.392 Å, or the model's
     )
-    hardness: Annotated[Parameter, _unit("V/e", "J in 1/2 J q²")] = 0.0
-    electronegativity: Annotated[Parameter, _unit("V", "chi")] = 0.0
-    thomas_fermi_length: Annotated[Parameter, _unit("Å", "Thomas-Fermi length")] = 0.0
-    voronoi_volume: Annotated[Parameter, _unit("Å³", "volume per electrode atom")] | None = None
+    hardness: Annotated[Parameter, unit("V/e", "J in 1/2 J q²")] = 0.0
+    electronegativity: Annotated[Parameter, unit("V", "chi")] = 0.0
+    thomas_fermi_length: Annotated[Parameter, unit("Å", "Thomas-Fermi length")] = 0.0
+    voronoi_volume: Annotated[Parameter, unit("Å³", "volume per electrode atom")] | None = None
     method: Literal["auto", "direct", "iterative"] = "auto"
-    tolerance: Annotated[float, _unit("", "relative residual of the iteration", gt=0.0, lt=1.0)] | None = None
-    total_charge: Annotated[float, _unit("e", "charge of the whole cell")] | None = 0.0
+    tolerance: Annotated[float, unit("", "relative residual of the iteration", gt=0.0, lt=1.0)] | None = None
+    total_charge: Annotated[float, unit("e", "charge of the whole cell")] | None = 0.0
 
 
 class PotentiostatConfig(Block):
     """Thermo-potentiostat: the cell voltage fluctuates as kT/C demands."""
 
     temperature_K: Temperature = 300.0
-    time_constant_fs: Annotated[float, _unit("fs", "R C of the fluctuating charge", gt=0.0)] = 100.0
+    time_constant_fs: Annotated[float, unit("fs", "R C of the fluctuating charge", gt=0.0)] = 100.0
 
 
 class MinimiseConfig(Block):
     """Relaxation by FIRE before any dynamics."""
 
-    fmax: Annotated[float, _unit("eV/Å", "largest force to stop at", gt=0.0)] = 0.5
+    fmax: Annotated[float, unit("eV/Å", "largest force to stop at", gt=0.0)] = 0.5
     steps: int = Field(default=200, ge=0, description="largest number of steps")
 
 
@@ -338,18 +199,18 @@ class StageConfig(Block):
 
     ensemble: Annotated[Literal["nve", "langevin", "nose-hoover"], AnyCase] = "langevin"
     temperature_K: Temperature = 300.0
-    timestep_fs: Annotated[float, _unit("fs", "time step", gt=0.0, le=10.0)] = 0.5
-    time_ps: Annotated[float, _unit("ps", "length", ge=0.0)] | None = None
+    timestep_fs: Annotated[float, unit("fs", "time step", gt=0.0, le=10.0)] = 0.5
+    time_ps: Annotated[float, unit("ps", "length", ge=0.0)] | None = None
     steps: int | None = Field(default=None, ge=0, description="length in steps, instead of time_ps")
-    friction_per_ps: Annotated[float, _unit("1/ps", "Langevin friction", gt=0.0, le=1000.0)] = 5.0
-    relaxation_time_fs: Annotated[float, _unit("fs", "Nosé-Hoover relaxation time", gt=0.0)] = 100.0
+    friction_per_ps: Annotated[float, unit("1/ps", "Langevin friction", gt=0.0, le=1000.0)] = 5.0
+    relaxation_time_fs: Annotated[float, unit("fs", "Nosé-Hoover relaxation time", gt=0.0)] = 100.0
     chain_length: int = Field(default=3, ge=1, le=20, description="Nosé-Hoover thermostats in the chain")
 
     @model_validator(mode="after")
     def _one_length(self) -> StageConfig:
         if (self.time_ps is None) == (self.steps is None):
             given = "time_ps and steps" if self.steps is not None else "no length"
-            raise _wrong("", given, "give exactly one of `time_ps` and `steps`", "write e.g. `time_ps: 10`")
+            raise wrong("", given, "give exactly one of `time_ps` and `steps`", "write e.g. `time_ps: 10`")
         return self
 
     @property
@@ -393,8 +254,8 @@ class RunConfig(Block):
     short_range: ShortRangeConfig = ClassicalConfig()
     coulomb: CoulombConfig = CoulombConfig()
     electrodes: tuple[ElectrodeConfig, ...] = ()
-    field: Annotated[float, _unit("V/Å", "field along the surface normal")] | None = None
-    displacement: Annotated[float, _unit("V/Å", "D/eps0 along the surface normal")] | None = None
+    field: Annotated[float, unit("V/Å", "field along the surface normal")] | None = None
+    displacement: Annotated[float, unit("V/Å", "D/eps0 along the surface normal")] | None = None
     solver: SolverConfig = SolverConfig()
     thermo_potentiostat: PotentiostatConfig | None = None
     dynamics: DynamicsConfig
@@ -436,25 +297,23 @@ class RunConfig(Block):
             "learned",
             "foreign",
         ):
-            raise _wrong(
+            raise wrong(
                 "kind",
                 repr(block["kind"]),
                 "be classical, learned or foreign",
                 "for a trained model write `model:`, for one of another program also `program:`",
             )
         if isinstance(block, dict) and "model" in block and block.get("kind") == "classical":
-            raise _wrong("", "kind classical and a model", "be one of the two", "remove `kind` or `model`")
+            raise wrong("", "kind classical and a model", "be one of the two", "remove `kind` or `model`")
         return block
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
         boundary = self.coulomb.boundary
         if boundary == "displacement" and self.displacement is None:
-            raise _wrong(
-                "displacement", "nothing", "be given with this boundary", "add `displacement` in V/Å"
-            )
+            raise wrong("displacement", "nothing", "be given with this boundary", "add `displacement` in V/Å")
         if boundary != "displacement" and self.displacement is not None:
-            raise _wrong(
+            raise wrong(
                 "displacement",
                 f"{self.displacement:g} V/Å",
                 f"come with `boundary: displacement`, not {boundary}",
@@ -462,14 +321,14 @@ class RunConfig(Block):
             )
         built = self.structure.build
         if boundary == "displacement" and built is not None and built.vacuum == 0.0:
-            raise _wrong(
+            raise wrong(
                 "structure.build.vacuum",
                 "0 Å",
                 "be greater than 0 with `boundary: displacement`, where metal must not cross the cell boundary",
                 f"leave it out for {DISPLACEMENT_VACUUM:g} Å",
             )
         if self.field is not None and boundary not in ("3d", "slab", "slab-exact"):
-            raise _wrong(
+            raise wrong(
                 "field",
                 f"{self.field:g} V/Å",
                 f"come with a boundary that takes a field (3d, slab, slab-exact), not {boundary}",
@@ -479,7 +338,7 @@ class RunConfig(Block):
         for key in ("smearing", "hardness", "electronegativity", "thomas_fermi_length", "voronoi_volume"):
             value = getattr(self.solver, key)
             if isinstance(value, tuple) and len(value) != count:
-                raise _wrong(
+                raise wrong(
                     f"solver.{key}",
                     f"{len(value)} values",
                     f"be one value or one per electrode ({count})",
@@ -488,20 +347,20 @@ class RunConfig(Block):
         groups = [e.group for e in self.electrodes if e.group is not None]
         for group in sorted(set(groups)):
             if groups.count(group) > 1:
-                raise _wrong(
+                raise wrong(
                     "electrodes", f"group {group} twice", "use every group once", "give each its own group"
                 )
         if self.thermo_potentiostat is not None:
             held = sum(e.charge is None for e in self.electrodes)
             if count != 2 or held != 2:
-                raise _wrong(
+                raise wrong(
                     "thermo_potentiostat",
                     f"{count} electrodes, {held} of them at a potential",
                     "have exactly two electrodes, both at held potentials",
                     "add the second potential or remove `thermo_potentiostat`",
                 )
             if any(e.mobile for e in self.electrodes):
-                raise _wrong(
+                raise wrong(
                     "thermo_potentiostat",
                     "given with a mobile electrode",
                     "have frozen electrodes, whose capacitance at fixed ions is constant",
@@ -531,26 +390,6 @@ def parse_config(data: object, folder: Path | str = ".") -> RunConfig:
     return config
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without silent duplicates: of two equal keys the reader would keep the last."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if key in seen:
-            raise ValueError(
-                f"{key} = given in lines {seen[key]} and {line} must appear once: remove one of the two"
-            )
-        seen[key] = line
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
 def load_config(path: str | Path) -> RunConfig:
     """Read and check the configuration of a run.
 
@@ -560,13 +399,5 @@ def load_config(path: str | Path) -> RunConfig:
         FileNotFoundError: when there is no such file.
         ValueError: when it is not YAML, or one sentence per wrong key.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"config = {path} must be a file: give the path of a YAML configuration")
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except UnicodeDecodeError:
-        raise ValueError(f"config = {path} must be text in UTF-8: give the path of a YAML file") from None
-    except yaml.YAMLError as error:
-        raise ValueError(explain_yaml(path, error)) from None
-    return parse_config(data, path.parent)
+    data, folder = read_yaml(path)
+    return parse_config(data, folder)

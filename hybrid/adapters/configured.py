@@ -14,7 +14,7 @@ from grahame.hybrid.adapters.counting import LabelEnsemble, Switched
 from grahame.hybrid.adapters.foreign import ForeignShortRange
 from grahame.hybrid.adapters.heads_file import load_heads
 from grahame.hybrid.adapters.trunk import Trunk
-from grahame.hybrid.config import ForeignConfig
+from grahame.hybrid.config_short_range import ForeignConfig
 from grahame.hybrid.frames import Conditions
 
 __all__ = ["open_foreign"]

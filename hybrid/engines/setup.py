@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid.calculator import HybridCalculator
 from grahame.hybrid.conditions import Ramp
-from grahame.hybrid.config import ClassicalConfig, ElectrodeConfig, ForeignConfig, RunConfig
+from grahame.hybrid.config import ElectrodeConfig, RunConfig
+from grahame.hybrid.config_short_range import ClassicalConfig, ForeignConfig
 from grahame.hybrid.electrode_groups import rest_of
 from grahame.hybrid.files import read_structure
 from grahame.hybrid.model_file import load_model

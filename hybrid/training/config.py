@@ -5,25 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from grahame.hybrid.config import AnyCase, Block, _Loader, _unit, _wrong
-from grahame.hybrid.config_errors import explain, explain_yaml
+from grahame.hybrid.config_base import AnyCase, Block, read_yaml, unit, wrong
+from grahame.hybrid.config_errors import explain
 from grahame.hybrid.model import ChargeSpec
 from grahame.hybrid.shortrange.equivariant import Architecture
 from grahame.hybrid.training.sources import DataConfig
 
 __all__ = ["LossConfig", "ModelConfig", "OptimiserConfig", "TrainConfig", "load_training", "parse_training"]
 
-Weight = Annotated[float, _unit("", "weight of this part of the loss", ge=0.0)]
+Weight = Annotated[float, unit("", "weight of this part of the loss", ge=0.0)]
 ChargeKind = Literal["mulliken", "hirshfeld", "mbis", "ddec", "teacher"]
 
 
 class ArchitectureConfig(Block):
     """Sizes of the local network, as `grahame.hybrid.shortrange.equivariant.Architecture`."""
 
-    cutoff: Annotated[float, _unit("Å", "cut-off", gt=0.5, le=20.0)] = 5.0
+    cutoff: Annotated[float, unit("Å", "cut-off", gt=0.5, le=20.0)] = 5.0
     channels: int = Field(default=32, ge=1, description="densities per atom")
     l_max: int = Field(default=2, ge=1, le=3, description="largest angular momentum")
     radial: int = Field(default=8, ge=1, description="radial functions per kind of neighbour")
@@ -45,7 +44,7 @@ class ModelConfig(Block):
     repulsion: bool = True
     double_counting: Literal["smeared", "switched"] = "smeared"
     switch: tuple[float, float] | None = Field(default=None, description="inner and outer radius, Å")
-    accuracy: Annotated[float, _unit("", "relative force error of the electrostatics", gt=0.0, le=0.1)] = 1e-5
+    accuracy: Annotated[float, unit("", "relative force error of the electrostatics", gt=0.0, le=0.1)] = 1e-5
 
 
 class LossConfig(Block):
@@ -61,20 +60,20 @@ class LossConfig(Block):
     work_function: Weight = 0.0
     charge_kind: ChargeKind | None = Field(default=None, description="partition of the charge labels")
     huber: (
-        Annotated[float, _unit("", "errors beyond it count linearly, in the label's unit", gt=0.0)] | None
+        Annotated[float, unit("", "errors beyond it count linearly, in the label's unit", gt=0.0)] | None
     ) = None
 
     @model_validator(mode="after")
     def _stated(self) -> LossConfig:
         if self.charges > 0 and self.charge_kind is None:
-            raise _wrong(
+            raise wrong(
                 "charge_kind",
                 "nothing",
                 "be given with a weight on charges",
                 "state one of mulliken, hirshfeld, mbis, ddec, teacher",
             )
         if not any(self.weights().values()):
-            raise _wrong("", "0 for every label", "weigh at least one label", "set energy or forces")
+            raise wrong("", "0 for every label", "weigh at least one label", "set energy or forces")
         return self
 
     def weights(self) -> dict[str, float]:
@@ -85,20 +84,20 @@ class LossConfig(Block):
 class StageTwoConfig(Block):
     """Other weights in the last part of training, usually with more weight on energies."""
 
-    start: Annotated[float, _unit("", "part of the training that is over", gt=0.0, lt=1.0)] = 0.75
+    start: Annotated[float, unit("", "part of the training that is over", gt=0.0, lt=1.0)] = 0.75
     energy: Weight = 100.0
     forces: Weight | None = None
     charges: Weight | None = None
-    learning_rate: Annotated[float, _unit("", "factor on the learning rate", gt=0.0)] = 1.0
+    learning_rate: Annotated[float, unit("", "factor on the learning rate", gt=0.0)] = 1.0
 
 
 class ScheduleConfig(Block):
     """How the learning rate changes."""
 
     kind: Annotated[Literal["constant", "one-cycle", "exponential", "plateau"], AnyCase] = "one-cycle"
-    warm_up: Annotated[float, _unit("", "part of the training that the rate rises", ge=0.0, lt=1.0)] = 0.05
-    final: Annotated[float, _unit("", "last rate over the largest", gt=0.0, le=1.0)] = 0.01
-    factor: Annotated[float, _unit("", "plateau: factor on the rate", gt=0.0, lt=1.0)] = 0.5
+    warm_up: Annotated[float, unit("", "part of the training that the rate rises", ge=0.0, lt=1.0)] = 0.05
+    final: Annotated[float, unit("", "last rate over the largest", gt=0.0, le=1.0)] = 0.01
+    factor: Annotated[float, unit("", "plateau: factor on the rate", gt=0.0, lt=1.0)] = 0.5
     patience: int = Field(default=10, ge=1, description="plateau: epochs without improvement")
     pace: Literal["epochs", "time"] = Field(
         default="epochs", description="the training's length: its epochs, or the time limit"
@@ -109,16 +108,16 @@ class OptimiserConfig(Block):
     """Steps through the loss."""
 
     kind: Annotated[Literal["adam", "adamw", "amsgrad"], AnyCase] = "adam"
-    learning_rate: Annotated[float, _unit("", "largest learning rate", gt=0.0, le=10.0)] = 5e-3
+    learning_rate: Annotated[float, unit("", "largest learning rate", gt=0.0, le=10.0)] = 5e-3
     betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam's memory")
-    weight_decay: Annotated[float, _unit("", "adamw only", ge=0.0)] = 0.0
+    weight_decay: Annotated[float, unit("", "adamw only", ge=0.0)] = 0.0
     schedule: ScheduleConfig = ScheduleConfig()
-    ema: Annotated[float, _unit("", "memory of the averaged weights; 0 for none", ge=0.0, lt=1.0)] = 0.99
-    clip: Annotated[float, _unit("", "largest norm of the gradient", gt=0.0)] | None = 10.0
+    ema: Annotated[float, unit("", "memory of the averaged weights; 0 for none", ge=0.0, lt=1.0)] = 0.99
+    clip: Annotated[float, unit("", "largest norm of the gradient", gt=0.0)] | None = 10.0
     batch_size: int = Field(default=4, ge=1, description="frames per step and process")
     epochs: int = Field(default=100, ge=1, description="passes over the training frames")
     patience: int | None = Field(default=None, ge=1, description="epochs without improvement before the end")
-    max_minutes: Annotated[float, _unit("min", "time limit", gt=0.0)] | None = None
+    max_minutes: Annotated[float, unit("min", "time limit", gt=0.0)] | None = None
 
 
 Group = Literal["embedding", "interactions", "readout"]
@@ -137,7 +136,7 @@ class TransferConfig(Block):
     def _frozen_first(self) -> TransferConfig:
         for name in self.unfreeze:
             if name not in self.freeze:
-                raise _wrong(
+                raise wrong(
                     f"unfreeze.{name}",
                     self.unfreeze[name],
                     "name a group of `freeze`",
@@ -153,7 +152,7 @@ class TrainingOutput(Block):
         default="model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="stem of all file names"
     )
     folder: str = Field(default=".", description="relative to the working directory; made if absent")
-    checkpoint_minutes: Annotated[float, _unit("min", "longest time between checkpoints", gt=0.0)] = 10.0
+    checkpoint_minutes: Annotated[float, unit("min", "longest time between checkpoints", gt=0.0)] = 10.0
     plots: bool = Field(default=True, description="draw learning curve and parity, where matplotlib is there")
     overwrite: bool = Field(default=False, description="replace the files of an earlier training")
 
@@ -202,15 +201,15 @@ class TrainConfig(Block):
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
         if self.optimiser.schedule.pace == "time" and self.optimiser.max_minutes is None:
-            raise _wrong(
+            raise wrong(
                 "optimiser.max_minutes", "nothing", "be given with `pace: time`", "set the time limit"
             )
         if self.transfer is not None and "model" in self.model_fields_set:
-            raise _wrong("model", "given with transfer", "be left out", "the initial model brings its own")
+            raise wrong("model", "given with transfer", "be left out", "the initial model brings its own")
         labels = {name for s in self.data.sources for name in s.keys.named()}
         for name, weight in self.loss.weights().items():
             if weight > 0 and name not in labels and name in self.loss.model_fields_set:
-                raise _wrong(
+                raise wrong(
                     f"loss.{name}",
                     f"{weight:g}",
                     "weigh a label that is read",
@@ -247,13 +246,5 @@ def load_training(path: str | Path) -> TrainConfig:
         FileNotFoundError: when there is no such file.
         ValueError: when it is not YAML, or one sentence per wrong key.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"config = {path} must be a file: give the path of a YAML configuration")
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except UnicodeDecodeError:
-        raise ValueError(f"config = {path} must be text in UTF-8: give the path of a YAML file") from None
-    except yaml.YAMLError as error:
-        raise ValueError(explain_yaml(path, error)) from None
-    return parse_training(data, path.parent)
+    data, folder = read_yaml(path)
+    return parse_training(data, folder)

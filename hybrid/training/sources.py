@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from grahame.hybrid.config import AnyCase, Block, _unit, _wrong
+from grahame.hybrid.config_base import AnyCase, Block, unit, wrong
 from grahame.hybrid.model import FORMAL_CHARGES, ChargeSpec
 from grahame.hybrid.reading import Reading
 
@@ -43,7 +43,7 @@ class SplitConfig(Block):
     key: str | None = Field(default=None, description="info key that says where a frame belongs")
     train: Words = Field(default="train", description="values of `key` for training")
     valid: Words = Field(default=("valid", "val", "validation"), description="values of `key` for validation")
-    fraction: Annotated[float, _unit("", "part of the groups for validation", gt=0.0, lt=1.0)] | None = None
+    fraction: Annotated[float, unit("", "part of the groups for validation", gt=0.0, lt=1.0)] | None = None
     group: str | None = Field(
         default=None, description="info key of what stays together, e.g. the snapshot; left out: each frame"
     )
@@ -52,7 +52,7 @@ class SplitConfig(Block):
     def _one_way(self) -> SplitConfig:
         if (self.key is None) == (self.fraction is None):
             given = "key and fraction" if self.key is not None else "nothing"
-            raise _wrong("", given, "be by exactly one of `key` and `fraction`", "write one of the two")
+            raise wrong("", given, "be by exactly one of `key` and `fraction`", "write one of the two")
         return self
 
 
@@ -72,7 +72,7 @@ class SourceConfig(Block):
     boundary: Annotated[
         Literal["auto", "3d", "slab", "slab-exact", "finite-field", "displacement", "open"], AnyCase
     ] = Field(default="auto", description="boundary of the reference calculation")
-    total_charge: Annotated[float, _unit("e", "charge of the cell, where frames do not state it")] | None = (
+    total_charge: Annotated[float, unit("e", "charge of the cell, where frames do not state it")] | None = (
         None
     )
     electrode_elements: tuple[str, ...] = Field(
@@ -97,7 +97,7 @@ class SourceConfig(Block):
     @model_validator(mode="after")
     def _one_role(self) -> SourceConfig:
         if self.split is not None and "use" in self.model_fields_set:
-            raise _wrong("", "use and split", "have one of the two", "remove `use`")
+            raise wrong("", "use and split", "have one of the two", "remove `use`")
         return self
 
     def reading(self, charges: ChargeSpec) -> Reading:
@@ -129,14 +129,14 @@ class SourceConfig(Block):
 class ChecksConfig(Block):
     """What makes a frame a bad one."""
 
-    force_noise: Annotated[float, _unit("eV/Å", "noise of force components", gt=0.0)] | None = Field(
+    force_noise: Annotated[float, unit("eV/Å", "noise of force components", gt=0.0)] | None = Field(
         default=0.1, description="stated noise; forces that add up to more than 5 times of it are refused"
     )
-    energy_outliers: Annotated[float, _unit("", "robust standard deviations", gt=0.0)] | None = 6.0
-    energy_floor: Annotated[float, _unit("eV/atom", "smallest distance of an outlier", ge=0.0)] = 0.03
-    largest_force: Annotated[float, _unit("eV/Å", "largest force component", gt=0.0)] | None = 100.0
-    closest: Annotated[float, _unit("Å", "smallest distance of two atoms", ge=0.0)] = 0.3
-    charge_sum: Annotated[float, _unit("e", "largest error of summed charges", gt=0.0)] | None = 0.1
+    energy_outliers: Annotated[float, unit("", "robust standard deviations", gt=0.0)] | None = 6.0
+    energy_floor: Annotated[float, unit("eV/atom", "smallest distance of an outlier", ge=0.0)] = 0.03
+    largest_force: Annotated[float, unit("eV/Å", "largest force component", gt=0.0)] | None = 100.0
+    closest: Annotated[float, unit("Å", "smallest distance of two atoms", ge=0.0)] = 0.3
+    charge_sum: Annotated[float, unit("e", "largest error of summed charges", gt=0.0)] | None = 0.1
 
 
 class DataConfig(Block):
@@ -149,7 +149,7 @@ class DataConfig(Block):
     @model_validator(mode="after")
     def _some(self) -> DataConfig:
         if not self.sources:
-            raise _wrong("sources", "[]", "name at least one file", "add an entry with `file`")
+            raise wrong("sources", "[]", "name at least one file", "add an entry with `file`")
         return self
 
     @model_validator(mode="before")

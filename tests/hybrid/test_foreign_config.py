@@ -18,7 +18,8 @@ from grahame.hybrid.adapters import (
 )
 from grahame.hybrid.adapters.charges import ChargeSource
 from grahame.hybrid.adapters.configured import open_foreign
-from grahame.hybrid.config import ForeignConfig, RunConfig, parse_config
+from grahame.hybrid.config import RunConfig, parse_config
+from grahame.hybrid.config_short_range import ForeignConfig
 from grahame.hybrid.engines.run import run
 from grahame.hybrid.frames import Conditions
 from tests.hybrid.foreign_trunks import PairTrunk
