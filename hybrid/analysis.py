@@ -7,7 +7,7 @@ The parts can be used alone: `read_frames`, `density_profile`, `orientation_prof
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -173,7 +173,7 @@ def analyse(
     _, area, height = surface_normal(np.array(first.cell))
     known = [t for t in times if t is not None]
     electrodes = electrode_summaries(first, series)
-    base = None if reference is None else _base(Path(reference), stage, skip_ps)
+    base = None if reference is None else _base(Path(reference), stage, skip_ps, first)
     result = {
         "trajectory": str(trajectory),
         "log": str(series.log) if series is not None and series.log is not None else None,
@@ -187,7 +187,7 @@ def analyse(
         "boundary": boundary,
         "temperature_K": None if series is None or series.temperature is None else asdict(series.temperature),
         "electrodes": electrodes,
-        "cell": cell_summary(electrodes, series, area, base),
+        "cell": cell_summary(electrodes, series, area, base, _driven(boundary, settings, field)),
         "series": _thinned(series),
         "profiles": {
             "density": _density(density.result()),
@@ -237,11 +237,28 @@ def _per_atom(
     return out
 
 
-def _base(reference: Path, stage: str | None, skip_ps: float) -> tuple[Estimate, float]:
-    """Charge and voltage of the run to subtract."""
+def _driven(boundary: str, settings: Mapping[str, Any], field: Any) -> str | None:
+    """What charges the electrodes beside their voltage, if anything does."""
+    if boundary == "displacement":
+        return "at constant displacement the field drives the charge, not the voltage"
+    given = field if field is not None else settings.get("field")
+    if given is not None and np.any(np.asarray(given, dtype=float) != 0.0):
+        return "an applied field charges the electrodes as well"
+    return None
+
+
+def _base(reference: Path, stage: str | None, skip_ps: float, of: Atoms) -> tuple[Estimate, float]:
+    """Charge and voltage of the run to subtract, which must be of the same cell."""
     first = next(read_frames(reference, stage, skip_ps), None)
     cell = None
     if first is not None:
+        mine, other = (surface_normal(np.array(a.cell))[1] for a in (of, first))
+        formulas = [a.get_chemical_formula() for a in (of, first)]
+        if formulas[0] != formulas[1] or abs(mine - other) > 1e-6 * mine:
+            raise ValueError(
+                f"reference = {reference}, {formulas[1]} on {other:.6g} Å², must be a run of the same cell, {formulas[0]} on "
+                f"{mine:.6g} Å²: only then is the difference of charges that of the voltages"
+            )
         series = charge_series(reference, stage=stage, skip_ps=skip_ps)
         cell = cell_summary(electrode_summaries(first, series), series, 1.0, None)
     if cell is None:

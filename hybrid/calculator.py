@@ -39,6 +39,20 @@ def _refuse_potentials(potentials: Any, electrodes: Sequence[Electrode] | None) 
         )
 
 
+def _refuse_no_short_range(given: Any) -> None:
+    if isinstance(given, ShortRange):
+        return
+    if isinstance(given, str | Path | HybridModel):
+        raise ValueError(
+            f"short_range = {given if isinstance(given, str | Path) else 'a HybridModel'} must be a short range: models go by "
+            "name, HybridCalculator(model=...)"
+        )
+    raise ValueError(
+        f"short_range = {type(given).__name__} must be a short range: wrap an ASE calculator or a model of another program, "
+        "ForeignShortRange(ASETrunk(calculator), charges, contains_coulomb=...) of grahame.hybrid.adapters"
+    )
+
+
 def _refuse_beside_short_range(coulomb: Any, model: Any, level: Any, potentials: Any) -> None:
     """A short range of one's own needs its Coulomb operator, and nothing is found for it."""
     if coulomb is None:
@@ -141,6 +155,7 @@ class HybridCalculator(Calculator):
                 _refuse_potentials(potentials, electrodes)
                 self.set_potentials(potentials)
             return
+        _refuse_no_short_range(short_range)
         _refuse_beside_short_range(coulomb, model, level, potentials)
         assert coulomb is not None
         self._build(short_range, coulomb, electrodes or ())
@@ -205,7 +220,12 @@ class HybridCalculator(Calculator):
         self._hold("electrode_charges", "e", charges)
 
     def _hold(self, name: str, unit: str, values: Any) -> None:
-        new = np.array([np.nan if v is None else v for v in values], dtype=float)
+        try:
+            new = np.array([np.nan if v is None else v for v in values], dtype=float)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{name} = {values!r} {unit} must be numbers, one per electrode: write [0.0, 1.0]"
+            ) from None
         potentials, charges = self._potentials, self._electrode_charges
         if not (self._counted or self._set):
             # How many electrodes there are shows with the atoms; they are at 0 V unless told otherwise.

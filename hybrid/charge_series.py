@@ -162,6 +162,7 @@ def cell_summary(
     series: ChargeSeries | None,
     area: float,
     reference: tuple[Estimate, float] | None,
+    unless: str | None = None,
 ) -> dict[str, Any] | None:
     """Voltage, charge and integral capacitance of a cell of two electrodes; None for any other number.
 
@@ -170,6 +171,7 @@ def cell_summary(
         series: the charges and potentials; None gives None.
         area: Å².
         reference: charge (e) and voltage (V) of an independent run, to be subtracted.
+        unless: why there is no capacitance, e.g. a field that drives charge beside the voltage; None if there may be.
     """
     if len(electrodes) != 2 or series is None:
         return None
@@ -178,10 +180,14 @@ def cell_summary(
     voltage = mean_of(series.potentials[:, top] - series.potentials[:, bottom], series.interval)
     q0, u0 = (None, 0.0) if reference is None else reference
     capacitance: dict[str, Any] = {"value": None, "error": None}
-    if not math.isfinite(voltage.value):
+    if unless is not None:
+        capacitance["definition"] = f"none: {unless}"
+    elif not math.isfinite(voltage.value):
         capacitance["definition"] = "none: the potentials of the electrodes are not known"
     elif voltage.deviation > _SAME and charge.deviation > _SAME:
         capacitance["definition"] = "none: neither the voltage nor the charge was constant"
+    elif charge.deviation <= _SAME and voltage.deviation > _SAME and abs(charge.value) < _SAME and q0 is None:
+        capacitance["definition"] = "none: the electrodes are held at no charge; give a run at another charge"
     elif abs(voltage.value - u0) < 1e-3:
         capacitance["definition"] = "none: there is no voltage difference; give a run at another voltage"
     else:

@@ -38,6 +38,13 @@ class ChargeSource(StrEnum):
     classical = "classical"
 
 
+_SOURCES = {
+    "file": "of the file",
+    "classical": "SPC/Fw water and ions",
+    "model": "of the model",
+    "none": "none",
+}
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 
@@ -54,9 +61,12 @@ def build(
     output: Annotated[
         Path, typer.Argument(help="File to write; its ending is its format, e.g. cell.extxyz.")
     ],
-    surface: Annotated[str, typer.Option(help="Metal and facet: Au111, Au100, Pt111, Ag100 ...")] = "Au111",
+    surface: Annotated[
+        str, typer.Option(help="Ag, Al, Au, Cu, Ni, Pb, Pd or Pt, with 111 or 100: Au111, Pt100.")
+    ] = "Au111",
     size: Annotated[
-        tuple[int, int, int], typer.Option(help="Surface cells along x and y, layers per electrode.")
+        tuple[int, int, int],
+        typer.Option(help="Surface cells along x and y (along y even for 111), layers per electrode."),
     ] = (8, 8, 3),
     gap: Annotated[float, typer.Option(help="Distance of the facing metal layers, Å.")] = 27.0,
     density: Annotated[float, typer.Option(help="Water density, g/cm³.")] = 0.997,
@@ -85,6 +95,12 @@ def build(
     )  # fmt: skip
     write_structure(output, atoms)
     made = atoms.info["build"]
+    if output.suffix not in (".extxyz", ".xyz"):
+        typer.echo(
+            "note: only .extxyz and .xyz keep the array `electrode`, by which `run`, `solve` and `analyse` know the "
+            "electrodes, beside the periodic directions",
+            err=True,
+        )
     if as_json:
         print_json({"file": str(output), "atoms": len(atoms), "cell": atoms.cell.tolist(), **made})
         return
@@ -122,11 +138,14 @@ def run(
     if summary.completed and settings.dynamics.produce is not None:
         result = analysed(summary.trajectory, {}, plot)
     if as_json:
-        print_json({"run": vars(summary), "analysis": result})
+        units = {"electrode_charges": "e", "electrode_potentials": "V", "drift": "meV/atom/ps"}
+        print_json({"run": vars(summary) | {"units": units}, "analysis": result})
+        if not summary.completed:
+            raise typer.Exit(130)
         return
+    speed = f" ({summary.ns_per_day:.2f} ns/day)" if summary.ns_per_day > 0.0 else ""
     typer.echo(
-        f"{summary.atoms} atoms, {summary.steps} steps, {summary.time_ps:g} ps in {summary.wall_s:.0f} s "
-        f"({summary.ns_per_day:.2f} ns/day)"
+        f"{summary.atoms} atoms, {summary.steps} steps, {summary.time_ps:g} ps in {summary.wall_s:.0f} s{speed}"
     )
     if not summary.completed:
         typer.echo(f"stopped; `grahame run {config} --restart` continues from {summary.checkpoint}")
@@ -163,7 +182,10 @@ def solve(
     method: Annotated[str, typer.Option(help="auto, exact, ewald, pme.")] = "auto",
     accuracy: Annotated[float, typer.Option(help="Relative rms force error.")] = 1e-6,
     charges_from: Annotated[
-        ChargeSource, typer.Option(help="Electrolyte charges: of the file, or SPC/Fw water and ions.")
+        ChargeSource,
+        typer.Option(
+            help="Electrolyte charges: of the file, or of SPC/Fw water and ions; auto: the file's, where it has any."
+        ),
     ] = ChargeSource.auto,
     model: Annotated[
         str | None,
@@ -180,7 +202,7 @@ def solve(
     field: Annotated[float | None, typer.Option(help="Field along the surface normal, V/Å.")] = None,
     displacement: Annotated[float | None, typer.Option(help="D/eps0 along the normal, V/Å.")] = None,
     total_charge: Annotated[float, typer.Option(help="Charge of the whole cell, e.")] = 0.0,
-    frame: Annotated[int, typer.Option(help="Which frame of a trajectory.")] = -1,
+    frame: Annotated[int, typer.Option(help="Frame of a trajectory, from 0; -1 is the last.")] = -1,
     output: Annotated[Path | None, typer.Option(help="Write the JSON to this file as well.")] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -230,11 +252,14 @@ def solve(
             )
         ],
     )
+    typer.echo(f"electrolyte charges: {_SOURCES[report['charges_from']]}")
     rows = ["  ".join(f"{c:.6f}" for c in row) for row in report["capacitance"]]
     typer.echo(
         f"Omega = {report['energy']:.8f} eV, U = {report['internal_energy']:.8f} eV (electrostatic part)"
     )
-    typer.echo("dQ/dpsi = [" + "; ".join(rows) + "] e/V at fixed ions")
+    typer.echo(
+        "dQ/dpsi = [" + "; ".join(rows) + "] e/V at fixed ions" + ("; 0 for held charges" if charges else "")
+    )
 
 
 @app.command()
@@ -309,7 +334,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _explained(error: Exception) -> tuple[str, int]:
     """The sentence and the exit status of an error."""
     if hasattr(error, "format_message"):  # the command line itself: unknown option, missing argument
-        return f"{error.format_message()} Try `grahame --help`.", int(getattr(error, "exit_code", 2))
+        code = int(getattr(error, "exit_code", 2))
+        if not error.format_message():  # no command at all, the help was printed
+            return "command = none must be given: choose one of those above", code
+        return f"{error.format_message()} Try `grahame --help`.", code
     if type(error).__name__ == "Abort":
         return "interrupted; what was written so far is kept", 130
     if isinstance(error, OSError) and error.strerror:

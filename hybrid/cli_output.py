@@ -13,6 +13,9 @@ import typer
 if TYPE_CHECKING:
     from ase import Atoms
 
+ROUNDING = 1e-12
+"""What a held value moves by in the arithmetic, in any unit that is printed here."""
+
 
 def print_json(data: Any) -> None:
     """JSON on standard output; arrays become lists, paths become text."""
@@ -79,33 +82,59 @@ def analysed(
 def print_analysis(result: dict[str, Any]) -> None:
     """Electrodes, voltage, charge and capacitance with their errors."""
     length = "" if result["time_ps"] is None else f", {result['time_ps']:g} ps"
-    print_table(
-        f"{result['formula']}: {result['frames']} frames{length}, boundary {result['boundary']}",
-        ["electrode", "atoms", "potential / V", "charge / e", "charge / µC/cm²"],
-        [
-            [
-                str(e["index"]),
-                f"{e['atoms']} {' '.join(e['elements'])}",
-                *(with_error(e.get(k)) for k in ("potential_V", "charge_e", "surface_charge_uC_per_cm2")),
-            ]
-            for e in result["electrodes"]
-        ],
-    )
+    title = f"{result['formula']}: {result['frames']} frames{length}, boundary {result['boundary']}"
+    if not result["electrodes"]:
+        typer.echo(f"{title}, no electrodes")
+    else:
+        _print_electrodes(title, result["electrodes"])
     if result["temperature_K"] is not None:
         typer.echo(f"temperature {with_error(result['temperature_K'])} K")
     if result["cell"] is not None:
         found = result["cell"]["capacitance_uF_per_cm2"]
         value = "" if found["value"] is None else f"{with_error(found)} µF/cm², "
         typer.echo(f"integral capacitance of the cell: {value}{found['definition']}")
+    means = [result["temperature_K"]]
+    means += [e.get(k) for e in result["electrodes"] for k in ("potential_V", "charge_e")]
+    if any(m is not None and (m["error"] or 0.0) > ROUNDING and not m["converged"] for m in means):
+        typer.echo(
+            "errors are lower bounds: the run is too short to show how long its values stay correlated"
+        )
     for kind, path in result["files"].items():
         typer.echo(f"{kind} {path}")
 
 
+def _print_electrodes(title: str, electrodes: Sequence[dict[str, Any]]) -> None:
+    """Potential and charge of each electrode."""
+    print_table(
+        title,
+        ["electrode", "atoms", "potential / V", "charge / e", "charge / µC/cm²"],
+        [
+            [
+                str(e["index"]),
+                f"{e['atoms']} {' '.join(e['elements'])}",
+                with_error(e.get("potential_V")),
+                with_error(e.get("charge_e")),
+                with_error(
+                    (e.get("charge_e") or {}) | (e.get("surface_charge_uC_per_cm2") or {"value": None})
+                ),
+            ]
+            for e in electrodes
+        ],
+    )
+
+
 def with_error(mean: dict[str, Any] | None) -> str:
-    """`value ± error` to the digits that mean something."""
+    """`value ± error` to the digits that mean something; `± ?` where too few values show no error."""
     if mean is None or mean["value"] is None:
         return "-"
-    if not mean["error"]:
-        return f"{mean['value']:.6g}"
+    if any(v is not None and v < ROUNDING for v in (mean["error"], mean.get("deviation"))):
+        return _rounded(mean["value"])  # held
+    if mean["error"] is None:
+        return f"{_rounded(mean['value'])} ± ?"
     digits = max(0, 1 - floor(log10(mean["error"])))
     return f"{mean['value']:.{digits}f} ± {mean['error']:.{digits}f}"
+
+
+def _rounded(value: float) -> str:
+    """Six digits, and 0 for what rounding left of it."""
+    return "0" if abs(value) < ROUNDING else f"{value:.6g}"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from grahame.hybrid.cli_output import print_json
+
+if TYPE_CHECKING:
+    from grahame.hybrid.frames import Frame
+    from grahame.hybrid.specification import ModelSpec
 
 __all__ = ["register"]
 
@@ -80,7 +85,12 @@ def evaluate(
     level: Annotated[
         str | None, typer.Option(help="Level of theory; default: the source's, or the first.")
     ] = None,
-    boundary: Annotated[str | None, typer.Option(help="Boundary of the reference calculation.")] = None,
+    boundary: Annotated[
+        str | None,
+        typer.Option(
+            help="Boundary of the reference calculation: auto, 3d, slab, slab-exact, finite-field, displacement, open."
+        ),
+    ] = None,
     total_charge: Annotated[
         float | None, typer.Option(help="Charge of the cell where frames do not state it, e.")
     ] = None,
@@ -95,7 +105,7 @@ def evaluate(
         int | None,
         typer.Option(help="Read as this source of the model's training, from 0. Default: by name, or 0."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Frames at a time.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Frames at a time.", min=1)] = 4,
     output: Annotated[Path | None, typer.Option(help="Write frames with predictions, extended XYZ.")] = None,
     table: Annotated[Path | None, typer.Option(help="Write the errors as CSV.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")] = False,
@@ -107,6 +117,8 @@ def evaluate(
     for path in (output, table):
         if path is not None:
             check_target(path, overwrite)
+    if boundary is not None:
+        _check_boundary(boundary)
     from grahame.hybrid.evaluate import evaluate as run_evaluation
     from grahame.hybrid.evaluate import reading_of, write_predictions
     from grahame.hybrid.model_file import open_model
@@ -117,8 +129,15 @@ def evaluate(
     reading = reading_of(
         loaded.spec, frames.name, source=source, keys=key or (), level=level, boundary=boundary,
         total_charge=total_charge, electrodes=electrode or (), field=field, select=select or (),
+        arrays=_arrays_of(frames),
     )  # fmt: skip
-    found = run_evaluation(loaded, read_frames(frames, reading), batch_size)
+    labelled = read_frames(frames, reading)
+    if not labelled:
+        raise ValueError(
+            f"frames = 0 of {frames} must be at least one: change --select, or give another file"
+        )
+    _note_ordinary_metal(loaded.spec, labelled)
+    found = run_evaluation(loaded, labelled, batch_size)
     rows = found.errors.rows()
     if output is not None:
         write_predictions(found, output, overwrite)
@@ -128,3 +147,47 @@ def evaluate(
         print_json({"model": str(model), "frames": len(found.frames), "errors": [r.as_dict() for r in rows]})
         return
     print_errors(f"{model} on {len(found.frames)} frames of {frames.name}", rows)
+
+
+def _arrays_of(frames: Path) -> list[str]:
+    """Names of the arrays of a file's first frame; none where it cannot be read, which the reader says better."""
+    from ase import Atoms
+    from ase.io import read
+
+    try:
+        first = read(frames, 0)
+        return sorted(first.arrays) if isinstance(first, Atoms) else []
+    except (OSError, ValueError, KeyError, IndexError, StopIteration):
+        return []
+
+
+def _check_boundary(boundary: str) -> None:
+    from typing import get_args
+
+    from grahame.hybrid.config_short_range import Boundary
+
+    known = ("auto", *get_args(Boundary))
+    if boundary not in known:
+        raise ValueError(f"boundary = {boundary} must be one of {', '.join(known)}: choose one of them")
+
+
+def _note_ordinary_metal(spec: ModelSpec, frames: Sequence[Frame]) -> None:
+    """Metal that no electrode holds has other energies and charges than electrodes: that is said, not assumed."""
+    from ase.data import chemical_symbols
+
+    from grahame.hybrid.electrode_groups import metallic
+
+    if not spec.long_range:
+        return
+    metals = metallic(spec.elements, [spec.formal_charge(e) for e in spec.elements])
+    ordinary = [
+        f
+        for f in frames
+        if not f.conditions.solved(len(f)).any() and any(chemical_symbols[z] in metals for z in f.numbers)
+    ]
+    if ordinary:
+        typer.echo(
+            f"note: in {len(ordinary)} of {len(frames)} frames {' and '.join(metals)} are read as ordinary atoms, not as "
+            "electrodes; --electrode names an element that is one, --source a source of the training with electrodes",
+            err=True,
+        )

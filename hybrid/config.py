@@ -23,7 +23,7 @@ from grahame.hybrid.config_base import (
     unit,
     wrong,
 )
-from grahame.hybrid.config_errors import explain
+from grahame.hybrid.config_errors import explain, show
 from grahame.hybrid.config_short_range import (
     Boundary,
     ClassicalConfig,
@@ -122,7 +122,7 @@ class ElectrodeConfig(Block):
     ramp: tuple[tuple[float, Potential], ...] | None = Field(
         default=None, description="[time in ps from the start of `produce`, potential in V] points"
     )
-    mobile: bool = Field(default=False, description="let the atoms of this electrode move")
+    mobile: bool = Field(default=False, description="whether the atoms of this electrode move")
 
     @model_validator(mode="after")
     def _selected_and_held(self) -> ElectrodeConfig:
@@ -380,7 +380,7 @@ def parse_config(data: object, folder: Path | str = ".") -> RunConfig:
     """
     if not isinstance(data, dict):
         raise ValueError(
-            f"configuration = {data!r} must be a mapping of keys: start with `structure:` and `dynamics:` blocks"
+            f"configuration = {show(data)} must be a mapping of keys: start with `structure:` and `dynamics:` blocks"
         )
     try:
         config = RunConfig.model_validate(data)

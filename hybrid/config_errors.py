@@ -29,11 +29,7 @@ _TYPES = {
     "int_parsing": "be a whole number",
     "int_type": "be a whole number",
     "int_from_float": "be a whole number",
-    "bool_parsing": "be true or false",
-    "bool_type": "be true or false",
     "string_type": "be text",
-    "tuple_type": "be a list",
-    "list_type": "be a list",
     "model_type": "be a block of keys",
     "model_attributes_type": "be a block of keys",
     "dict_type": "be a block of keys",
@@ -101,7 +97,8 @@ def _name(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     return "".join(parts).lstrip(".")
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
+    """A value as it was written, long ones cut off."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -116,27 +113,37 @@ def _sentence(root: type[BaseModel], error: ErrorDetails) -> str:
         known = sorted(block.model_fields)
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         remedy = f"did you mean `{near[0]}`?" if near else f"the keys here are {', '.join(known)}"
-        return f"{f'{prefix}.{key}'.lstrip('.')} = {_show(value)} must be a known key: {remedy}"
+        return f"{f'{prefix}.{key}'.lstrip('.')} = {show(value)} must be a known key: {remedy}"
     name = _name(root, location) or "configuration"
     _, unit, description = _describe(root, location)
     if kind == "missing" and isinstance(location[-1], int):
         return f"{name.rpartition('[')[0]} = {location[-1]} values must be more: add the missing ones"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{name} = {_show(value)} must be a block of keys: write the keys below it, indented"
+        return f"{name} = {show(value)} must be a block of keys: write the keys below it, indented"
     if kind == "missing":
         return f"{name} = nothing must be given: add the key `{name.rpartition('.')[2]}`"
     if kind == "house":
         name = ".".join(part for part in (_name(root, location), str(context["key"])) if part)
         return f"{name or 'configuration'} = {context['value']} must {context['rule']}: {context['remedy']}"
-    shown = f"{_show(value)} {unit}".rstrip() if isinstance(value, int | float) else _show(value)
+    if kind in ("list_type", "tuple_type"):
+        remedy = (
+            f"give the {description}"
+            if description
+            else "write its items in brackets, or below it with dashes"
+        )
+        return f"{name} = {show(value)} must be a list: {remedy}"
+    if kind in ("bool_parsing", "bool_type"):
+        return f"{name} = {show(value)} must be true or false: write one of the two"
+    shown = f"{show(value)} {unit}".rstrip() if isinstance(value, int | float) else show(value)
     if kind == "literal_error":
         choices = [c.strip("' ") for c in str(context["expected"]).replace(" or ", ",").split(",")]
-        near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.5)
+        # Of short names only a close one is meant: nvt is not nve.
+        near = difflib.get_close_matches(str(value).lower(), choices, n=1, cutoff=0.7)
         remedy = f"did you mean `{near[0]}`?" if near else "choose one of them"
         return f"{name} = {shown} must be one of {', '.join(choices)}: {remedy}"
     remedy = (
         f"give the {description} in {unit}"
-        if unit
+        if unit not in ("", "steps")
         else f"give the {description}"
         if description
         else "change it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -119,6 +120,11 @@ def _kind(block: object) -> str:
             return "foreign"
         if "model" in block or block.get("kind") == "learned":
             return "learned"
+        if "kind" not in block:
+            # A mistyped `model` must not be told the keys of the classical force field.
+            unknown = [str(key) for key in block if key not in ClassicalConfig.model_fields]
+            if any(difflib.get_close_matches(key, ["model"], cutoff=0.7) for key in unknown):
+                return "learned"
     return "classical"
 
 

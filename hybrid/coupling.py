@@ -18,10 +18,18 @@ from torch import Tensor
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, switch
 from grahame.electrostatics.units import COULOMB_CONSTANT
-from grahame.hybrid.crossing import effective_displacement, in_field, refuse_following
+from grahame.hybrid.crossing import (
+    effective_displacement,
+    in_field,
+    refuse_exchange,
+    refuse_following,
+    refuse_periodic_field,
+    refuse_shared,
+)
 from grahame.hybrid.frames import Conditions
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.heads import LocalOutput
+from grahame.hybrid.sites import own_shift
 
 # Second derivatives through a mesh need splines that are smooth enough.
 _SPLINE_ORDER = 6
@@ -65,8 +73,10 @@ def removed_pairs(graph: Graph, out: LocalOutput, r: Tensor, inner: float, outer
     near = (r.detach() < outer) & ~graph.solved[i] & ~graph.solved[j]
     keep = near.nonzero()[:, 0]
     i, j, r = i[keep], j[keep], r[keep]
-    g = 1.0 / torch.sqrt(2.0 * (out.widths[i] ** 2 + out.widths[j] ** 2))
-    bare = COULOMB_CONSTANT * torch.erf(g * r) / r
+    squared = out.widths[i] ** 2 + out.widths[j] ** 2
+    point = squared == 0.0
+    g = 1.0 / torch.sqrt(2.0 * torch.where(point, torch.ones_like(squared), squared))
+    bare = COULOMB_CONSTANT * torch.where(point, torch.ones_like(r), torch.erf(g * r)) / r
     pairs = switch(r, inner, outer) * out.charges[i] * out.charges[j] * bare
     return out.energy.new_zeros(graph.frames).index_add(0, graph.frame[i], pairs)
 
@@ -78,6 +88,20 @@ class _Kept:
     conditions: weakref.ref[Conditions]
     coulomb: Coulomb
     solver: ConstantPotential | None = None
+    place: tuple[Tensor, Tensor] | None = None
+
+    def solver_of(self, groups: list[Electrode], index: Tensor, widths: Tensor) -> ConstantPotential:
+        """The solver of these groups, solved atoms (s,) and their widths (s,); the last one where it was for the same.
+
+        Several frames may share their conditions, and widths change when a model learns or is loaded.
+        """
+        kept = self.place is not None and not widths.requires_grad
+        if self.solver is not None and kept and all(map(torch.equal, self.place or (), (index, widths))):
+            return self.solver
+        made = ConstantPotential(groups, self.coulomb, smearing=widths)
+        if not widths.requires_grad:  # one with a graph belongs to this step alone
+            self.solver, self.place = made, (index, widths)
+        return made
 
 
 class LongRangeTerms:
@@ -151,13 +175,26 @@ class LongRangeTerms:
                 groups.append(self._remainder(rest, groups, held))
         no_level = q.new_full((), torch.nan)
         count = len(x)
-        if out.sites is not None:
+        beside = None if out.sites is None else out.sites.of(atoms.start, atoms.stop)
+        if beside is not None:
             # Atoms come first, so that the electrodes' indices stay what they are.
-            beside = out.sites.of(atoms.start, atoms.stop)
             x = torch.cat([x, x[beside.atoms] + beside.offsets])
             q, widths = torch.cat([q, beside.charges]), torch.cat([widths, widths[beside.atoms]])
+
+        def own_energy() -> Tensor:
+            """What the cut-off of the sum adds to dipoles, from the operator's parameters at this geometry."""
+            if beside is None:
+                return x.new_zeros(())
+            found = coulomb.parameters(x.detach(), None, None if cell is None else cell.detach())
+            return own_shift(found, coulomb.coulomb_constant) * (beside.charges**2).sum()
+
         displacement: Tensor | float | None = held.displacement
         crossed = out.crossing(graph)
+        if held.boundary == "displacement" and out.shared and out.shared[frame]:
+            refuse_shared()
+        in_field_3d = held.boundary == "3d" and field is not None and bool((field != 0.0).any())
+        if in_field_3d and (groups or crossed is None):
+            refuse_periodic_field(held.field)
         along = q.new_zeros(())
         if crossed is not None and cell is not None:
             if held.boundary == "displacement":
@@ -171,17 +208,15 @@ class LongRangeTerms:
             e_field, d_field = coulomb.check_fields(q, cell, field, displacement)
             energy = coulomb.bind(x, cell, widths, None).energy(q) + along
             energy = energy + coulomb.field_energy(x, q, cell, e_field, d_field)
-            return energy, q[:count], q.new_zeros(0), q.new_zeros(0), no_level
+            return energy - own_energy(), q[:count], q.new_zeros(0), q.new_zeros(0), no_level
         if self.boundary_transfer and all(g.potential is None for g in groups):
-            raise ValueError(
-                "electrodes = all held at charges must leave one at a potential with boundary_transfer: the charge they "
-                "exchange with the electrolyte needs somewhere to go"
-            )
+            refuse_exchange()
         index = torch.as_tensor(np.concatenate([g.indices for g in groups]), device=x.device)
-        if kept.solver is None or widths.requires_grad:
-            kept.solver = ConstantPotential(groups, coulomb, smearing=widths[index])
-        kept.solver.response_steps = orders
-        solution = kept.solver.solve(
+        solver = kept.solver_of(groups, index, widths[index])
+        # A field that follows held charges is no minimum: second derivatives of Omega need those of the charges.
+        follows = held.boundary == "finite-field" and all(g.potential is None for g in groups)
+        solver.response_steps = 2 if follows else orders
+        solution = solver.solve(
             x,
             q,
             cell,
@@ -194,14 +229,14 @@ class LongRangeTerms:
             forces=False,
         )
         if held.boundary == "finite-field" and crossed is not None and cell is not None:
-            if all(g.potential is None for g in groups):
+            if follows:
                 refuse_following(crossed[frame], cell)
             along = -(solution.field @ crossed[frame])
         level = no_level
         if len(groups) == 1 and not self.solved:
             level = solution.potentials[0] - solution.multiplier
         return (
-            solution.energy + along,
+            solution.energy + along - own_energy(),
             solution.charges[:count],
             solution.electrode_charges,
             solution.potentials,

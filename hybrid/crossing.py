@@ -5,8 +5,8 @@ forces. Where charges are made of transfers the dipole that does not is
 
     M = sum q r + X,    X = - sum over pairs p_ij S_ij
 
-(`heads.crossing_of_transfers`). It enters the energy of a given field as -E.X, and that of constant displacement,
-V/(8 pi k) (D - 4 pi k M.n/V)², as if D were
+(`heads.crossing_of_transfers`). Charge that an electrode gives away comes from the image that is the neighbour. X enters
+the energy of a given field as -E.X, and that of constant displacement, V/(8 pi k) (D - 4 pi k M.n/V)², as if D were
 
     D_eff = D - 4 pi k X.n/V,    dU/dX = -E,   E = D - 4 pi k M.n/V along n
 """
@@ -64,6 +64,70 @@ def in_finite_field(strength: float, cell: Tensor) -> Linear:
         return -strength * start / cells.height(now) * (crossing @ cells.normal(now))
 
     return gained
+
+
+def energy_of_crossing(
+    boundary: str,
+    charges: Tensor,
+    places: Tensor,
+    cell: Tensor,
+    field: Tensor | None,
+    displacement: float | None,
+    coulomb_constant: float,
+) -> Linear | None:
+    """How the energy of solved charges follows X; None where it does not.
+
+    Args:
+        boundary: of the Coulomb operator; charges: (n,) e, after the solve; places: (n,3) Å; cell: (3,3) rows in Å.
+        field: (3,) V/Å that acts, given or between two electrodes; displacement: D_eff, V/Å.
+        coulomb_constant: k, eV Å/e².
+    """
+    if boundary == "displacement":
+        # In the terms of D_eff: E = D_eff - 4 pi k (sum q r).n/V.
+        moment = float((charges[:, None] * places).sum(0) @ cells.normal(cell))
+        polarisation = 4.0 * math.pi * coulomb_constant * moment / float(cells.volume(cell))
+        return in_displacement((displacement or 0.0) - polarisation, cell)
+    if field is None or boundary not in ("3d", "finite-field"):
+        return None
+    if boundary == "finite-field":
+        return in_finite_field(float(field @ cells.normal(cell)), cell)
+    return in_field(field)
+
+
+def refuse_periodic_field(field: object) -> None:
+    """Raise for a field that no boundary holds apart from the cell's cut.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"field = {field} V/Å must be left out with boundary 3d: atoms that cross the boundary would change the energy; use "
+        "boundary slab or displacement, or a model whose charges are transfers, without electrodes"
+    )
+
+
+def refuse_exchange() -> None:
+    """Raise for electrodes that are all held at charges beside an electrolyte that exchanges charge with them.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "electrodes = all held at charges must leave one at a potential with boundary_transfer: the charge they exchange with "
+        "the electrolyte needs somewhere to go"
+    )
+
+
+def refuse_shared() -> None:
+    """Raise for constant displacement of charges that atoms share without a path: their dipole has no meaning there.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        "boundary = displacement must come with charges made of transfers or held per fragment: the dipole of others depends "
+        "on where the cell is cut; use such a model, name fragments, or use boundary slab with a field"
+    )
 
 
 def refuse_following(crossing: Tensor, cell: Tensor) -> None:

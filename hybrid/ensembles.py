@@ -75,6 +75,16 @@ def _check_uncut(atoms: Atoms, cell: Floats) -> None:
 
 def conditions_of(atoms: Atoms, reading: Reading, state: ElectricState, boundary: str) -> Conditions:
     total = float(state.total_charge or 0.0)
+    if state.dipole_correction and boundary == "3d":
+        raise ValueError(
+            "dipole_correction = true must go with boundary slab, not 3d: without its field the vacuum is part of another cell; "
+            "state the boundary"
+        )
+    if state.slab_axis in ("x", "y") and boundary not in ("3d", "open"):
+        raise ValueError(
+            f"slab_axis = {state.slab_axis} must be z with boundary {boundary}: reorder the cell so that its third vector leaves "
+            "the surface"
+        )
     if state.countercharge is not None and total and boundary != "open":
         if state.countercharge not in _NEUTRALISED:
             raise ValueError(
@@ -92,12 +102,13 @@ def conditions_of(atoms: Atoms, reading: Reading, state: ElectricState, boundary
                 "charged; leave the frame out"
             )
     formal = _formal(atoms, reading)
-    fragments, fragment_charges = _fragments(atoms, reading, total)
+    group = _groups(atoms, reading)
+    fragments, fragment_charges = _fragments(atoms, reading, total, group)
     field_, displacement = _fields(atoms, reading, state, boundary)
     return Conditions(
         boundary=boundary,
         total_charge=total,
-        electrodes=_electrodes(atoms, reading, state, total, formal, fragments, fragment_charges),
+        electrodes=_electrodes(group, reading, state, total, formal, fragments, fragment_charges),
         field=field_,
         displacement=displacement,
         formal_charges=None if reading.formal_charges is None else formal,
@@ -118,7 +129,16 @@ def _array(atoms: Atoms, key: str) -> NDArray[Any]:
     return np.asarray(atoms.arrays[key])
 
 
-def _fragments(atoms: Atoms, reading: Reading, total: float) -> tuple[Ints | None, Floats | None]:
+def _groups(atoms: Atoms, reading: Reading) -> Ints:
+    """(n,) electrode of each atom, -1 for none."""
+    if reading.electrode_groups is not None:
+        return _array(atoms, reading.electrode_groups).astype(np.int64)
+    return np.where(np.isin(atoms.get_chemical_symbols(), reading.electrode_elements), 0, -1)
+
+
+def _fragments(
+    atoms: Atoms, reading: Reading, total: float, group: Ints
+) -> tuple[Ints | None, Floats | None]:
     if reading.fragments is None:
         return None, None
     if reading.fragments != "connected":
@@ -129,7 +149,7 @@ def _fragments(atoms: Atoms, reading: Reading, total: float) -> tuple[Ints | Non
         cell = np.array(atoms.cell, dtype=float)
         pairs = neighbor_pairs(atoms.positions, cell, pbc, 2.0 * _BOND * float(radius.max()))
         d = atoms.positions[pairs.j] + pairs.shifts @ cell - atoms.positions[pairs.i]
-        mobile = ~np.isin(atoms.get_chemical_symbols(), reading.electrode_elements)
+        mobile = group < 0
         bonded = np.linalg.norm(d, axis=1) < _BOND * (radius[pairs.i] + radius[pairs.j])
         bonded &= mobile[pairs.i] & mobile[pairs.j]
         ends = pairs.i[bonded], pairs.j[bonded]
@@ -146,7 +166,8 @@ def _fragments(atoms: Atoms, reading: Reading, total: float) -> tuple[Ints | Non
             [np.atleast_1d(np.asarray(_key(atoms, k), float)) for k in reading.fragment_charges]
         )
     else:
-        charges = np.array([total]) if count == 1 else np.zeros(count)
+        # Beside electrodes the charge is theirs: `_electrodes` takes what fragments leave.
+        charges = np.array([total]) if count == 1 and not (group >= 0).any() else np.zeros(count)
     if len(charges) != count:
         raise ValueError(
             f"fragment_charges = {len(charges)} values must be one per fragment, {count}: correct the keys"
@@ -179,8 +200,7 @@ def _fields(
     if reading.displacement_key is not None:
         displacement = float(_key(atoms, reading.displacement_key))
     elif state.field_kind == "D":
-        found = state.field()
-        displacement = None if found is None else found[2]
+        displacement = _along_normal(state.field(), atoms)
     if (displacement is not None) != (boundary == "displacement"):
         raise ValueError(
             f"displacement = {displacement} V/Å must be given with boundary displacement and only then, not with "
@@ -191,8 +211,24 @@ def _fields(
     return vector, displacement
 
 
+def _along_normal(field: tuple[float, float, float] | None, atoms: Atoms) -> float | None:
+    """Component along n = a x b, of which alone constant displacement knows."""
+    if field is None:
+        return None
+    cell, vector = np.array(atoms.cell, dtype=float), np.array(field)
+    n = np.cross(cell[0], cell[1])
+    n /= np.linalg.norm(n)
+    along = float(vector @ n)
+    if np.linalg.norm(vector - along * n) > 1e-9 * max(abs(along), 1e-9):
+        raise ValueError(
+            f"external_field = {list(field)} V/Å must be parallel to the surface normal with field_kind D: only that component "
+            "is held"
+        )
+    return along
+
+
 def _electrodes(
-    atoms: Atoms,
+    group: Ints,
     reading: Reading,
     state: ElectricState,
     total: float,
@@ -201,10 +237,6 @@ def _electrodes(
     fragment_charges: Floats | None,
 ) -> tuple[Electrode, ...]:
     """Groups of solved atoms: constrained ones as the frame says, else one that the cell's Fermi level joins."""
-    if reading.electrode_groups is not None:
-        group = _array(atoms, reading.electrode_groups).astype(np.int64)
-    else:
-        group = np.where(np.isin(atoms.get_chemical_symbols(), reading.electrode_elements), 0, -1)
     labels = np.unique(group[group >= 0])
     if len(labels) == 0:
         return ()

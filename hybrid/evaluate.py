@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -124,13 +124,16 @@ def reading_of(
     electrodes: Sequence[str] = (),
     field: str | None = None,
     select: Sequence[str] = (),
+    arrays: Collection[str] = (),
 ) -> Reading:
     """How to read frames for a model: as one of the sources it was trained on, with changes.
 
     Args:
         spec: of the model; its provenance holds the sources.
         file: name of the file, to find the source that read it.
-        source: number of the source; None takes the one with this file's name, or the first.
+        source: number of the source; None takes the one with this file's name, or the first that finds electrodes among
+            the arrays of the frames, or the first.
+        arrays: names of the frames' arrays.
         keys: label=key, instead of all of the source's; select: key=pattern, instead of the source's.
         level, boundary, total_charge, electrodes, field: instead of the source's.
     Raises:
@@ -142,7 +145,8 @@ def reading_of(
             f"source = {source} must be one of the model's {len(known)} sources: leave it out to read by name"
         )
     named = [s for s in known if fnmatchcase(file, s["file"])]
-    chosen = known[source] if source is not None else (named or known or [{"file": file}])[0]
+    fitting = [s for s in known if s.get("electrode_groups") in arrays]
+    chosen = known[source] if source is not None else (named or fitting or known or [{"file": file}])[0]
     reading = SourceConfig.model_validate(
         {k: v for k, v in chosen.items() if k != "use" or chosen.get("split") is None}
     ).reading(spec.charges)
@@ -161,7 +165,9 @@ def reading_of(
         reading = replace(reading, select={k: (v,) for k, v in _pairs("select", select).items()})
     changes = {"level": level, "boundary": boundary, "total_charge": total_charge, "field_key": field}
     reading = replace(reading, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
-    return replace(reading, electrode_elements=tuple(electrodes)) if electrodes else reading
+    if electrodes:
+        reading = replace(reading, electrode_elements=tuple(electrodes), electrode_groups=None)
+    return reading
 
 
 def _pairs(name: str, texts: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ Source: Ko et al., Nat. Commun. 12, 398 (2021) for learned electronegativities i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,14 +84,14 @@ def dipole_of_transfers(formal: Tensor, gained: Tensor, graph: Graph, pair_vecto
         formal: (n,) e, zero on solved atoms; gained: (p,) e; pair_vectors: (p,3) first to second atom, Å.
     """
     i, j = graph.pairs.unbind(1)
-    # A pair with a solved atom counts only with its electrolyte half.
     inner = ~(graph.solved[i] | graph.solved[j])
     x = graph.positions
     moment = graph.per_frame(formal[:, None] * x)
     exchanged = -(gained * inner)[:, None] * pair_vectors
     moment = moment.index_add(0, graph.frame[i], exchanged)
-    first = (gained * (~graph.solved[i] & graph.solved[j]))[:, None] * x[i]
-    second = -(gained * (graph.solved[i] & ~graph.solved[j]))[:, None] * x[j]
+    # A pair with a solved atom counts only with its electrolyte half, at the image that is the solved atom's neighbour.
+    first = (gained * (~graph.solved[i] & graph.solved[j]))[:, None] * (x[j] - pair_vectors)
+    second = -(gained * (graph.solved[i] & ~graph.solved[j]))[:, None] * (x[i] + pair_vectors)
     return moment.index_add(0, graph.frame[i], first + second)
 
 
@@ -98,11 +99,12 @@ def crossing_of_transfers(gained: Tensor, graph: Graph) -> Tensor:
     """(B,3) e Å: - sum over pairs p_ij S_ij, S_ij the lattice shift between the two atoms.
 
     What `dipole_of_transfers` has beyond sum q_i r_i: charge that a pair exchanges moves along the bond, also where the
-    bond leaves the cell through one face and comes back through the other.
+    bond leaves the cell through one face and comes back through the other. What an electrolyte atom keeps of an exchange
+    with a solved one counts as well: the solver gives it to the solved atoms of this cell, it came from an image.
     """
     i, j = graph.pairs.unbind(1)
-    inner = ~(graph.solved[i] | graph.solved[j])
-    through = (inner & (graph.pair_images != 0).any(dim=1)).nonzero()[:, 0]
+    given = ~(graph.solved[i] & graph.solved[j])
+    through = (given & (graph.pair_images != 0).any(dim=1)).nonzero()[:, 0]
     frame = graph.frame[i[through]]
     shifts = (graph.pair_images[through][:, None, :] @ graph.cells[frame])[:, 0]
     moment = gained.new_zeros((graph.frames, 3))
@@ -148,19 +150,18 @@ class SiteConstants(nn.Module):
 
     Args:
         features: scalar features per atom; species: number of elements.
-        hardness: J of every element before training, V/e.
+        hardness: (species) J of each element before training, V/e.
         environment: whether chi and J see the surroundings; without, both are constants of the element, and
             the electrode matrix of a rigid electrode stays the same.
     """
 
-    def __init__(self, features: int, species: int, hardness: float, environment: bool) -> None:
+    def __init__(self, features: int, species: int, hardness: Sequence[float], environment: bool) -> None:
         super().__init__()
         self.element = nn.Embedding(species, 2)
         nn.init.zeros_(self.element.weight)
         with torch.no_grad():
-            self.element.weight[:, 1] = (
-                hardness if hardness > 20 else math.log(math.expm1(max(hardness, 1e-6)))
-            )
+            raw = [j if j > 20 else math.log(math.expm1(max(j, 1e-6))) for j in hardness]
+            self.element.weight[:, 1] = torch.tensor(raw)
         self.environment = nn.Linear(features, 2, bias=False) if environment else None
         if self.environment is not None:
             nn.init.zeros_(self.environment.weight)
@@ -231,6 +232,8 @@ class LocalOutput:
         widths: (n,) Å.
         electronegativity: (n,) V; hardness: (n,) V/e; of atoms whose charge is solved.
         moments: (n,3) e Å, dipoles of atoms, 0 for those without; sites: the charges that make them; None for none.
+        shared: per frame whether charges depend on positions and add up over all atoms only: no path says how they
+            moved, and no fragment keeps them apart. Empty where no frame has such charges.
     """
 
     energy: Tensor
@@ -242,6 +245,7 @@ class LocalOutput:
     hardness: Tensor
     moments: Tensor | None = None
     sites: Sites | None = None
+    shared: tuple[bool, ...] = ()
 
     def dipole(self, graph: Graph, pair_vectors: Tensor) -> Tensor:
         """(B,3) e Å of the predicted charges and dipoles."""

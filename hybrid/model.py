@@ -41,7 +41,7 @@ class Prediction:
     Attributes:
         energy: (B,) eV, Omega in the ensemble of each frame.
         forces: (n,3) eV/Å, -dOmega/dR in total, or None.
-        stress: (B,3,3) eV/Å³, or None.
+        stress: (B,3,3) eV/Å³, NaN in frames without a cell, or None.
         charges: (n,) e.
         dipole: (B,3) e Å, atomic dipoles included; depends on the origin in charged frames.
         electrode_charges, electrode_potentials: per frame (groups,) e and V.
@@ -73,6 +73,7 @@ class HybridModel(nn.Module):
 
     references: Tensor
     formal: Tensor
+    hardness: Tensor
     longest: Tensor
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -96,7 +97,9 @@ class HybridModel(nn.Module):
             self.charge_head = ProjectedCharges(width, count)
         trained = c.kind == "solved" or c.site_constants != "fixed"
         environment = c.kind == "solved" or c.site_constants == "environment"
-        self.sites = SiteConstants(width, count, c.hardness, environment) if trained else None
+        self.sites = (
+            SiteConstants(width, count, c.hardness_of(spec.elements), environment) if trained else None
+        )
         self.dipoles: AtomicDipoles | None = None
         if c.dipoles:
             self.dipoles = AtomicDipoles(width, spec.architecture.channels, count)
@@ -108,6 +111,8 @@ class HybridModel(nn.Module):
         self.register_buffer("references", torch.tensor(references, dtype=torch.float64), persistent=False)
         formal = [spec.formal_charge(e) for e in spec.elements]
         self.register_buffer("formal", torch.tensor(formal, dtype=torch.float64), persistent=False)
+        hardness = torch.tensor(c.hardness_of(spec.elements), dtype=torch.float64)
+        self.register_buffer("hardness", hardness, persistent=False)
         longest = [c.dipoles.get(e, 0.0) for e in spec.elements]
         self.register_buffer("longest", torch.tensor(longest, dtype=torch.float64), persistent=False)
         self.long_range = LongRangeTerms(spec.accuracy, c.kind == "solved", c.boundary_transfer)
@@ -171,8 +176,11 @@ class HybridModel(nn.Module):
             force = -gradients.pop(0) if forces else None
             tension = None
             if strain is not None:
-                tension = gradients.pop(0) / torch.linalg.det(batch.graph.cells).abs()[:, None, None]
+                volume = torch.linalg.det(batch.graph.cells).abs()[:, None, None]
+                # Frames without a cell have none; dividing by one keeps their NaN out of a loss' gradient.
+                tension = gradients.pop(0) / torch.where(volume > 0.0, volume, torch.ones_like(volume))
                 tension = 0.5 * (tension + tension.transpose(1, 2))
+                tension = torch.where(volume > 0.0, tension, torch.nan)
             response = self._slope(moment, x, graph, train) if field_response else None
             tensors = None
             if born:
@@ -192,12 +200,14 @@ class HybridModel(nn.Module):
 
     @staticmethod
     def _slope(moment: Tensor, x: Tensor, graph: Graph, train: bool) -> Tensor:
-        """(n,3) derivative of the moment along each frame's surface normal a x b."""
+        """(n,3) derivative of the moment along each frame's surface normal a x b; NaN in frames without a cell."""
         cells = graph.cells.detach()
         normal = torch.linalg.cross(cells[:, 0], cells[:, 1])
-        normal = normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True)
+        area = torch.linalg.vector_norm(normal, dim=1, keepdim=True)
+        normal = normal / torch.where(area > 0.0, area, torch.ones_like(area))
         along = (moment * normal).sum()
-        return torch.autograd.grad(along, x, create_graph=train, retain_graph=True)[0]
+        slope = torch.autograd.grad(along, x, create_graph=train, retain_graph=True)[0]
+        return torch.where((area > 0.0)[graph.frame], slope, torch.nan)
 
     def set_precision(self) -> None:
         """Put the weights of network and heads into the precision of the specification."""
@@ -265,7 +275,12 @@ class HybridModel(nn.Module):
             chi, hardness = self.sites(found.scalars, graph.species)
         else:
             chi = torch.zeros_like(per_atom)
-            hardness = chi + self.spec.charges.hardness
+            hardness = self.hardness[graph.species]
+        shared: tuple[bool, ...] = ()
+        if self.spec.charges.kind == "solved":
+            shared = (True,) * graph.frames
+        elif self.spec.charges.kind == "projected" and conditions is not None:
+            shared = tuple(c.fragments is None for c in conditions)
         return LocalOutput(
             energy=graph.per_frame(per_atom),
             charges=charges,
@@ -276,4 +291,5 @@ class HybridModel(nn.Module):
             hardness=hardness,
             moments=moments,
             sites=sites,
+            shared=shared,
         )

@@ -8,35 +8,34 @@ the rest. Arrays only: no ASE, no files, no configuration.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, cells
+from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
+from grahame.electrostatics.arrays import host
 from grahame.electrostatics.constant_potential import ConstantPotentialResult
+from grahame.electrostatics.electrodes import what_is_held
 from grahame.hybrid.crossing import (
     Linear,
     effective_displacement,
-    in_displacement,
-    in_field,
-    in_finite_field,
+    energy_of_crossing,
+    refuse_exchange,
     refuse_following,
+    refuse_periodic_field,
+    refuse_shared,
 )
 from grahame.hybrid.shortrange.base import Response, SeesElectrodes, ShortRange, ShortRangeResult
+from grahame.hybrid.sites import own_shift
 from grahame.hybrid.unwrap import image_shifts
 
 Floats = NDArray[np.float64]
 PBC = tuple[bool, bool, bool]
-
-_NO_PERIODIC_FIELD = (
-    "field = {} V/Å must be left out with boundary 3d: atoms that cross the boundary would change the energy; use boundary "
-    "slab or displacement, or a model whose charges are transfers, without electrodes"
-)
 
 # (needed periodic directions, directions the short range repeats in). Along a slab's normal nothing repeats,
 # whatever the atoms' flag says: the flag only tells that positions may have been wrapped there.
@@ -134,9 +133,61 @@ def _crossing(near: ShortRangeResult) -> Floats:
     return np.zeros(3) if near.crossing is None else near.crossing
 
 
+def _of_sites(near: ShortRangeResult, factor: float) -> Floats:
+    """(n+m,) factor times the charge of each site, 0 for atoms."""
+    out = np.zeros(len(near.charges))
+    if near.sites is not None:
+        start = len(out) - len(near.sites.atoms)
+        out[start:] = factor * near.charges[start:]
+    return out
+
+
+def _square(near: ShortRangeResult) -> float:
+    """e², sum of the squared charges of sites."""
+    return float((_of_sites(near, 1.0) ** 2).sum())
+
+
 def _pulls(near: ShortRangeResult, forces: Floats, atoms: int) -> Floats | None:
     """(m, 3) how Omega changes when a charge moves away from its atom, eV/Å; None where none stands beside one."""
     return None if near.sites is None else -forces[atoms:]
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """What a short range predicts for the solver; tensors where their slopes of Omega are wanted.
+
+    Attributes:
+        charges: (n,) e; electronegativity, hardness: of the solved atoms, V and V/e, or None.
+    """
+
+    charges: Any
+    electronegativity: Any
+    hardness: Any
+
+    @classmethod
+    def of(
+        cls, charges: Floats, electronegativity: Floats | None, hardness: Floats | None, *, graph: bool
+    ) -> _Predicted:
+        """Arrays as they are, or as leaves of a graph."""
+        values = (charges, electronegativity, hardness)
+        if not graph:
+            return cls(*values)
+        return cls(*(None if v is None else torch.tensor(v, requires_grad=True) for v in values))
+
+    def slopes(self, energy: Any) -> tuple[Floats | None, ...]:
+        """dOmega/d of each, its own sums held; None for arrays."""
+        leaves = [v for v in (self.charges, self.electronegativity, self.hardness) if isinstance(v, Tensor)]
+        if not leaves:
+            return None, None, None
+        found = iter(torch.autograd.grad(energy, leaves))
+        values = (self.charges, self.electronegativity, self.hardness)
+        return tuple(host(next(found)) if isinstance(v, Tensor) else None for v in values)
+
+
+def _as_arrays(far: ConstantPotentialResult) -> ConstantPotentialResult:
+    """A result without graph, in arrays."""
+    tensors: dict[str, Any] = {k: host(v) for k, v in vars(far).items() if isinstance(v, Tensor)}
+    return replace(far, **tensors) if tensors else far
 
 
 class HybridPotential:
@@ -166,7 +217,7 @@ class HybridPotential:
     ) -> None:
         periodic = coulomb.boundary == "3d" and field is not None and bool(np.any(np.asarray(field) != 0.0))
         if periodic and (electrodes or not isinstance(short_range, SeesElectrodes)):
-            raise ValueError(_NO_PERIODIC_FIELD.format(field))
+            refuse_periodic_field(field)
         if field is not None and coulomb.boundary == "open" and np.ndim(field) == 0:
             raise ValueError(
                 f"field = {field:g} V/Å must be a vector with boundary open: without a cell there is no surface normal"
@@ -240,19 +291,31 @@ class HybridPotential:
         repeated = check_frame(self.coulomb.boundary, positions, cell, pbc)
         self.prepare(numbers)
         boundary = self.coulomb.boundary
-        shifts = image_shifts(positions, numbers, cell, self._indices, boundary, pbc[2])
+        # In "3d" nothing depends on the cell's cut, but labels of a slab may be evaluated beside it.
+        seen = (getattr(self.short_range, "also_seen_in", None) if boundary == "3d" else None) or boundary
+        shifts = image_shifts(positions, numbers, cell, self._indices, seen, pbc[2])
         if shifts.any():
             positions = positions + shifts[:, None] * cell[2]
+        self._check_exchange(potentials, electrode_charges)
         near = self.short_range.compute(positions, numbers, cell, repeated, stress)
+        if boundary == "displacement" and near.shared:
+            refuse_shared()
         box = None if boundary == "open" else cell
         field = self._field(cell)
         if self.solver is None:
             return self._plain(positions, near, box, field, stress)
         displacement = self._displacement(near, cell)
         places, atoms = near.places(positions), len(positions)
+        follows = self._field_follows(potentials, electrode_charges)
+        predicted = _Predicted.of(
+            near.charges,
+            self._of_solved(near.electronegativity),
+            self._of_solved(near.hardness),
+            graph=follows and near.respond is not None,
+        )
         far = self.solver.solve(
             places,
-            near.charges,
+            predicted.charges,
             box,
             potentials=potentials,
             electrode_charges=electrode_charges,
@@ -263,18 +326,21 @@ class HybridPotential:
             total_charge=self.total_charge,
             forces=True,
             stress=stress,
-            electronegativity=self._of_solved(near.electronegativity),
-            hardness=self._of_solved(near.hardness),
+            electronegativity=predicted.electronegativity,
+            hardness=predicted.hardness,
         )
+        slopes = predicted.slopes(far.energy)
+        far = _as_arrays(far)
         crossed = self._crossed(np.asarray(far.charges), places, cell, np.asarray(far.field), displacement)
-        gained = 0.0
+        own = self._own_shift(near, places, box)
+        gained = -own * _square(near)
         if boundary == "finite-field" and near.crossing is not None:
             x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
-            if all(e.potential is None for e in self.electrodes):
+            if follows:
                 refuse_following(x, h)
             assert crossed is not None
-            gained = float(crossed(x, h))
-        forces, virial = near.derivatives(self._response(far, near, atoms, crossed))
+            gained += float(crossed(x, h))
+        forces, virial = near.derivatives(self._response(far, near, atoms, crossed, slopes, own))
         return HybridResult(
             energy=near.energy + float(far.energy) + gained,
             internal_energy=near.energy + float(far.internal_energy) + gained,
@@ -291,6 +357,12 @@ class HybridPotential:
             residual=float(far.residual),
         )
 
+    def _own_shift(self, near: ShortRangeResult, places: Floats, box: Floats | None) -> float:
+        """eV/e² of the sites, see `sites.own_shift`; the operator knows this geometry."""
+        if near.sites is None:
+            return 0.0
+        return own_shift(self.coulomb.parameters(places, None, box), self.coulomb.coulomb_constant)
+
     def _of_solved(self, values: Floats | None) -> Floats | None:
         """Entries of the solved atoms, in the order of the electrodes."""
         return None if values is None else values[np.concatenate(self._indices)]
@@ -301,22 +373,43 @@ class HybridPotential:
         near: ShortRangeResult,
         atoms: int,
         crossed: Linear | None,
+        slopes: tuple[Floats | None, ...],
+        own: float,
     ) -> Response:
         """What Omega gains from predicted charges and site constants.
 
         Predicted charges that move the sum of the electrolyte take the opposite from the electrodes, whence the
-        multiplier; it adds nothing where that sum is constant.
+        multiplier; it adds nothing where that sum is constant. Omega is stationary in the charges of the electrodes, but
+        not in a field that follows them: there `slopes` (by charges, electronegativity and hardness) say it all.
         """
         solved = np.concatenate(self._indices)
+        potential, half_squares = np.asarray(far.potential + far.multiplier), np.zeros(atoms)
         q = np.zeros(atoms)
         q[solved] = far.charges[solved]
-        return Response(
-            np.asarray(far.potential + far.multiplier),
-            q,
-            0.5 * q**2,
-            _pulls(near, far.forces, atoms),
-            crossed,
-        )
+        half_squares[solved] = 0.5 * q[solved] ** 2
+        by_charge, by_electronegativity, by_hardness = slopes
+        if by_charge is not None:
+            potential = by_charge
+        if by_electronegativity is not None:
+            q[solved] = by_electronegativity
+        if by_hardness is not None:
+            half_squares[solved] = by_hardness
+        potential = potential - _of_sites(near, 2.0 * own)
+        return Response(potential, q, half_squares, _pulls(near, far.forces, atoms), crossed)
+
+    def _check_exchange(self, potentials: Floats | None, electrode_charges: Floats | None) -> None:
+        """Refuse held charges everywhere where the electrolyte exchanges charge with the electrodes."""
+        if self.electrodes and getattr(self.short_range, "exchanges", False):
+            held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
+            if all(held.by_charge):
+                refuse_exchange()
+
+    def _field_follows(self, potentials: Floats | None, electrode_charges: Floats | None) -> bool:
+        """Whether the field follows the electrodes' charges: finite field with both of them held, now."""
+        if self.coulomb.boundary != "finite-field":
+            return False
+        held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
+        return all(held.by_charge)
 
     def _displacement(self, near: ShortRangeResult, cell: Floats) -> float | None:
         """D that the solver is given: what charges exchange through the cell's faces counts as a part of it."""
@@ -335,19 +428,15 @@ class HybridPotential:
         displacement: float | None,
     ) -> Linear | None:
         """How the energy follows what charges exchange through the cell's faces."""
-        h = torch.as_tensor(cell)
-        if self.coulomb.boundary == "displacement":
-            # In the terms of D_eff: E = D_eff - 4 pi k (sum q r).n/V.
-            n = cells.normal(h).numpy()
-            moment = float(_moment(charges, places) @ n)
-            k, volume = self.coulomb.coulomb_constant, float(cells.volume(h))
-            strength = (displacement or 0.0) - 4.0 * math.pi * k * moment / volume
-            return in_displacement(strength, h)
-        if field is None or self.coulomb.boundary not in ("3d", "finite-field"):
-            return None
-        if self.coulomb.boundary == "finite-field":
-            return in_finite_field(float(field @ cells.normal(h).numpy()), h)
-        return in_field(torch.as_tensor(field))
+        return energy_of_crossing(
+            self.coulomb.boundary,
+            torch.as_tensor(charges),
+            torch.as_tensor(places),
+            torch.as_tensor(cell),
+            None if field is None else torch.as_tensor(field),
+            displacement,
+            self.coulomb.coulomb_constant,
+        )
 
     def _field(self, cell: Floats) -> Floats | None:
         """The given field as a vector; a number is its component along a x b."""
@@ -375,7 +464,8 @@ class HybridPotential:
             and np.any(field != 0.0)
             and near.crossing is None
         ):
-            raise ValueError(_NO_PERIODIC_FIELD.format(self.field))
+            refuse_periodic_field(self.field)
+        self._check_total(near)
         far = self.coulomb(
             places,
             near.charges,
@@ -387,7 +477,8 @@ class HybridPotential:
             forces=True,
             stress=stress,
         )
-        energy = near.energy + float(far.energy)
+        own = self._own_shift(near, places, box)
+        energy = near.energy + float(far.energy) - own * _square(near)
         if self.coulomb.boundary == "3d" and field is not None:
             energy -= float((field * _crossing(near)).sum())
         none = np.zeros(atoms)
@@ -395,7 +486,8 @@ class HybridPotential:
         crossed = None
         if box is not None:
             crossed = self._crossed(np.asarray(near.charges), places, box, field, displacement)
-        forces, virial = near.derivatives(Response(np.asarray(far.potential), none, none, pulls, crossed))
+        potential = np.asarray(far.potential) - _of_sites(near, 2.0 * own)
+        forces, virial = near.derivatives(Response(potential, none, none, pulls, crossed))
         return HybridResult(
             energy=energy,
             internal_energy=energy,
@@ -411,6 +503,17 @@ class HybridPotential:
             iterations=0,
             residual=0.0,
         )
+
+    def _check_total(self, near: ShortRangeResult) -> None:
+        """Refuse charges of a model that do not add up to the cell's; without electrodes nothing else could."""
+        total = float(near.charges.sum())
+        if self.total_charge is None or not isinstance(self.short_range, SeesElectrodes):
+            return
+        if near.charges.any() and abs(total - self.total_charge) > 1e-6:
+            raise ValueError(
+                f"total_charge = {self.total_charge:g} e must be the sum of the model's charges, {total:g} e: state the cell's "
+                "charge, or give formal_charges per atom or fragments with their charges"
+            )
 
     @staticmethod
     def _stress(virial: Floats | None, coulomb: Floats | None, cell: Floats) -> Floats:

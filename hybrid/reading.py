@@ -19,8 +19,9 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from grahame.hybrid.ensembles import boundary_of, conditions_of
-from grahame.hybrid.frames import LABELS, Frame
+from grahame.hybrid.frames import LABELS, Conditions, Frame
 from grahame.hybrid.schema import ElectricState
+from grahame.hybrid.unwrap import image_shifts
 from grahame.hybrid.work_functions import SIDES, why_none
 
 __all__ = ["Problem", "Reading", "make_frame", "read_frames", "report"]
@@ -172,6 +173,8 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
         boundary, pbc = boundary_of(atoms, reading.boundary)
         conditions = conditions_of(atoms, reading, state, boundary)
         side = _side(reading, state) if "work_function" in labels else None
+        positions = _whole(atoms, conditions)
+        wrong += _kinds(labels, state, conditions)
         reason = why_none(conditions) if side is not None else None
         if reason is not None:
             wrong.append(f"work_function = {float(labels['work_function']):g} eV {reason}")
@@ -181,7 +184,7 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
         raise ValueError("\n".join(wrong))
     return Frame(
         numbers=atoms.numbers.astype(np.int64),
-        positions=np.array(atoms.positions, dtype=float),
+        positions=positions,
         cell=np.array(atoms.cell, dtype=float),
         pbc=pbc,
         conditions=conditions,
@@ -192,6 +195,41 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
         info={k: v for k, v in info.items() if isinstance(v, str | int | float | bool | np.generic)},
         work_function_side=side,
     )
+
+
+def _whole(atoms: Atoms, conditions: Conditions) -> Floats:
+    """Positions (n,3) Å, with what the cell's upper face cuts made whole where a field along the normal would see it."""
+    positions = np.array(atoms.positions, dtype=float)
+    if conditions.boundary not in ("finite-field", "displacement"):
+        return positions
+    cell, groups = np.array(atoms.cell, dtype=float), [e.indices for e in conditions.electrodes]
+    numbers = atoms.numbers.astype(np.int64)
+    shifts = image_shifts(positions, numbers, cell, groups, conditions.boundary, wrapped=True)
+    return np.asarray(positions + shifts[:, None] * cell[2])
+
+
+def _kinds(labels: Mapping[str, Floats], state: ElectricState, held: Conditions) -> list[str]:
+    """What the frame says of its labels that contradicts how the model will be evaluated."""
+    by_potential = bool(held.electrodes) and state.potential is not None and state.electrode_charge is None
+    in_field = held.field is not None and any(held.field)
+    wrong, kind, born = [], state.energy_kind, state.born_kind
+    remedy = "correct one of the two, or ignore the key where it is not about the label that is read"
+    if "energy" in labels and kind is not None:
+        if by_potential and kind == "E":
+            wrong.append(f"energy_kind = E must be Omega with electrodes held at potentials: {remedy}")
+        elif not by_potential and kind == "Omega":
+            wrong.append(f"energy_kind = Omega must be E without electrodes held at potentials: {remedy}")
+        elif not by_potential and in_field and kind == "E":
+            wrong.append(f"energy_kind = E must be enthalpy in a field, whose -E.M is counted: {remedy}")
+    if born is not None and {"born", "field_response"} & set(labels):
+        if (born == "at_psi") != by_potential and (born in ("at_psi", "at_Q") and bool(held.electrodes)):
+            are = "potentials" if by_potential else "charges"
+            wrong.append(f"born_kind = {born} must go with what electrodes are held at, here {are}: {remedy}")
+        if (born, held.boundary) in (("at_D", "3d"), ("at_E", "slab"), ("at_E", "slab-exact")):
+            wrong.append(
+                f"born_kind = {born} must go with the boundary, here {held.boundary}: there another field is held; {remedy}"
+            )
+    return wrong
 
 
 def _side(reading: Reading, state: ElectricState) -> str:

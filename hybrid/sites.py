@@ -10,15 +10,23 @@ slope with mu there depends on the direction, by h²/6 times the field's second 
 pair does to itself is a smooth function of |mu| alone (what it does to its own atom cancels), which the network's energy
 absorbs.
 
+A real-space sum that ends at a cut-off is shifted to zero there, pair by pair. Between the charges of one dipole, which
+are large and close, that shift is no small error but (|mu|/2h)² of one, with no other pair to cancel it: `own_shift`
+says how much, so that it can be taken out.
+
 Source: Zhang et al., J. Chem. Phys. 156, 124107 (2022) for learned dipoles as displaced charges.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from grahame.electrostatics.accuracy import Parameters
+from grahame.kernels.pairs import shift_terms
 
 HALF_LENGTH = 0.01
 """h, Å; ten times the distance at which two atoms count as one."""
@@ -46,6 +54,20 @@ class Sites:
         """Those of the atoms start ... end - 1, which then count from 0."""
         mine = ((self.atoms >= start) & (self.atoms < end)).nonzero()[:, 0]
         return Sites(self.atoms[mine] - start, self.offsets[mine], self.charges[mine])
+
+
+def own_shift(parameters: Parameters, coulomb_constant: float) -> float:
+    """eV/e²: what the end of the real-space sum adds to the energy of dipoles with themselves, per sum of their charges².
+
+        c² k [f(r_c) + f'(r_c) (2h - r_c)] of each pair ±c,   f(r) = erfc(alpha r)/r
+
+    Args:
+        parameters: of the Coulomb operator at this geometry; coulomb_constant: k, eV Å/e².
+    """
+    if parameters.method == "exact" or not math.isfinite(parameters.cutoff):
+        return 0.0
+    value, slope = shift_terms(parameters.splitting, parameters.cutoff)
+    return 0.5 * coulomb_constant * (value + slope * (2.0 * HALF_LENGTH - parameters.cutoff))
 
 
 def sites_of(moments: Tensor, atoms: Tensor) -> Sites:

@@ -5,7 +5,8 @@ It is stored with the weights and is all that is needed to rebuild the model.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
@@ -22,6 +23,7 @@ FORMAL_CHARGES: dict[str, float] = {
     "F": -1.0, "Cl": -1.0, "Br": -1.0, "I": -1.0,
 }  # fmt: skip
 _WIDTH = 0.5
+Hardness = Annotated[float, Field(ge=0.0)]
 
 
 class ChargeSpec(BaseModel):
@@ -34,7 +36,7 @@ class ChargeSpec(BaseModel):
         train_widths: whether training changes the widths.
         rank: terms of a transfer.
         boundary_transfer: electrolyte atoms exchange charge with solved atoms.
-        hardness: J of solved atoms before training, V/e.
+        hardness: J of solved atoms before training, V/e; one number, or by element (those not named have 0).
         site_constants: "fixed" (chi = 0, J = hardness), "element", or "environment".
         dipoles: elements whose atoms carry a dipole beside their charge, and the length it stays below (e Å).
     """
@@ -47,7 +49,9 @@ class ChargeSpec(BaseModel):
     train_widths: bool = False
     rank: int = Field(default=16, ge=1)
     boundary_transfer: bool = False
-    hardness: float = Field(default=0.0, ge=0.0, description="of solved atoms before training, V/e")
+    hardness: Hardness | dict[str, Hardness] = Field(
+        default=0.0, description="of solved atoms before training, V/e; one number or by element"
+    )
     site_constants: Literal["fixed", "element", "environment"] = "fixed"
     dipoles: dict[str, float] = Field(
         default_factory=dict, description="largest atomic dipole of elements that have one, e Å"
@@ -66,6 +70,18 @@ class ChargeSpec(BaseModel):
                 "stand beside predicted charges, kind transfer or projected"
             )
         return self
+
+    @property
+    def hard(self) -> bool:
+        """Whether any solved atom has a hardness before training."""
+        values = self.hardness.values() if isinstance(self.hardness, dict) else [self.hardness]
+        return any(v > 0.0 for v in values)
+
+    def hardness_of(self, elements: Sequence[str]) -> list[float]:
+        """J of each element before training, V/e."""
+        if isinstance(self.hardness, dict):
+            return [self.hardness.get(e, 0.0) for e in elements]
+        return [self.hardness] * len(elements)
 
 
 class ModelSpec(BaseModel):

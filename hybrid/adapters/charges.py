@@ -7,6 +7,7 @@ that the long range treats all of them alike. Charges learned on a model's featu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -270,7 +271,8 @@ class ModelCharges:
                     f"{self.tolerance:g} e: check the total, or that the electrodes are those the model was trained with"
                 )
             charges = charges + missing[graph.frame] * free
-        return _without_constants(out, charges, self.widths(numbers.cpu().numpy()))
+        found = _without_constants(out, charges, self.widths(numbers.cpu().numpy()))
+        return replace(found, shared=(True,) * graph.frames)
 
     def widths(self, numbers: IntArray) -> FloatArray:
         """(n,) Å."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -26,6 +28,8 @@ def open_foreign(
     atoms: Atoms,
     accuracy: float,
     total_charge: float = 0.0,
+    solver: Mapping[str, Any] = MappingProxyType({}),
+    coulomb_constant: float | None = None,
 ) -> ForeignShortRange:
     """The short range of a `program:` block.
 
@@ -35,9 +39,13 @@ def open_foreign(
         atoms: the structure, whose cell gives the direction of the labels' field.
         accuracy: of the labels' Coulomb operator.
         total_charge: of the cell, e.
+        solver: smearing, hardness, ... of the run's electrodes, as `ConstantPotential` takes them: the labels' ensemble
+            has the same.
+        coulomb_constant: k of the run, eV Å/e²; None for the usual one.
     Raises:
         ImportError: without the program. FileNotFoundError: without a file.
-        ValueError: for files that are not trusted, and for Coulomb energy that would count twice.
+        ValueError: for files that are not trusted, for Coulomb energy that would count twice, and for electrodes that
+            would differ between the run and the labels.
     """
     charges: ChargeSource | None = None
     if config.heads is not None:
@@ -55,8 +63,14 @@ def open_foreign(
         labels = config.labels
         normal = np.cross(atoms.cell[0], atoms.cell[1])
         field = None if labels.field is None else labels.field * normal / np.linalg.norm(normal)
-        coulomb = Coulomb(labels.boundary, accuracy=accuracy)
-        removed = LabelEnsemble(coulomb, labels.total_charge, field=field, displacement=labels.displacement)
+        coulomb = Coulomb(labels.boundary, accuracy=accuracy, coulomb_constant=coulomb_constant)
+        removed = LabelEnsemble(
+            coulomb,
+            labels.total_charge,
+            field=field,
+            displacement=labels.displacement,
+            **_same_electrodes(solver),
+        )
     return ForeignShortRange(
         _trunk(config, path),
         charges,
@@ -64,6 +78,26 @@ def open_foreign(
         removed=removed,
         conditions=Conditions(total_charge=total_charge),
     )
+
+
+def _same_electrodes(solver: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the run's solver for the one group of the labels.
+
+    Raises:
+        ValueError: for a width beside that of the charges, and values per electrode.
+    """
+    options = {k: v for k, v in solver.items() if v is not None}
+    if "smearing" in options:
+        raise ValueError(
+            f"solver.smearing = {options['smearing']} Å must be left out with short_range.labels: give short_range.widths, "
+            "which the run and the labels then share"
+        )
+    for name, value in options.items():
+        if isinstance(value, tuple):
+            raise ValueError(
+                f"solver.{name} = {value} must be one value with short_range.labels: there all metal is one group"
+            )
+    return options
 
 
 def _trunk(config: ForeignConfig, path: Callable[[str], Path]) -> Trunk:

@@ -20,9 +20,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
+from grahame.hybrid.crossing import (
+    Linear,
+    effective_displacement,
+    energy_of_crossing,
+    refuse_periodic_field,
+    refuse_shared,
+)
 from grahame.hybrid.shortrange.base import FloatArray, IntArray
 
 
@@ -52,6 +60,7 @@ class Counted:
     Attributes:
         energy: eV; forces: (n,3) eV/Å at fixed predicted charges; virial: (3,3) eV or None.
         potential: (n,) V, dU/dq of predicted charges; charges: (n,) e, all atoms.
+        crossing: how the energy follows charge exchanged through the cell's faces; None where it does not.
     """
 
     energy: float
@@ -59,6 +68,7 @@ class Counted:
     virial: FloatArray | None
     potential: FloatArray
     charges: FloatArray
+    crossing: Linear | None
 
 
 class LabelEnsemble:
@@ -107,10 +117,28 @@ class LabelEnsemble:
         solved: IntArray,
         exclusions: IntArray,
         stress: bool,
+        crossing: FloatArray | None = None,
     ) -> Counted:
-        """Evaluate one frame; entries of `charges` of solved atoms are ignored."""
+        """Evaluate one frame; entries of `charges` of solved atoms are ignored.
+
+        `crossing` (3,) e Å is what charges exchange through the cell's faces, see `hybrid.crossing`.
+        """
         box = None if self.coulomb.boundary == "open" else cell
         volume = abs(float(np.linalg.det(cell)))
+        h, displacement = torch.as_tensor(np.asarray(cell, dtype=float)), self.displacement
+        if self.coulomb.boundary == "displacement" and crossing is not None:
+            k, x = self.coulomb.coulomb_constant, torch.as_tensor(crossing)
+            displacement = float(effective_displacement(self.displacement or 0.0, x, h, k))
+
+        def follows(found: FloatArray) -> tuple[Linear | None, float]:
+            """How the energy follows `crossing`, and what of it the operator has not counted."""
+            acting = None if self.field is None else torch.as_tensor(self.field)
+            q, places, k = torch.as_tensor(found), torch.as_tensor(positions), self.coulomb.coulomb_constant
+            linear = energy_of_crossing(self.coulomb.boundary, q, places, h, acting, displacement, k)
+            if linear is None or crossing is None or self.coulomb.boundary == "displacement":
+                return linear, 0.0
+            return linear, float(linear(torch.as_tensor(crossing), h))
+
         if not len(solved):
             far = self.coulomb(
                 positions,
@@ -119,20 +147,22 @@ class LabelEnsemble:
                 smearing=widths,
                 exclusions=exclusions,
                 field=self.field,
-                displacement=self.displacement,
+                displacement=displacement,
                 forces=True,
                 stress=stress,
             )
+            linear, gained = follows(charges)
             virial = None if far.stress is None else np.asarray(far.stress) * volume
             potential = np.asarray(far.potential)
-            return Counted(float(far.energy), np.asarray(far.forces), virial, potential, charges)
+            energy = float(far.energy) + gained
+            return Counted(energy, np.asarray(far.forces), virial, potential, charges, linear)
         result = self._for(solved, widths).solve(
             positions,
             charges,
             box,
             electrode_charges=np.array([self.total_charge - float(np.delete(charges, solved).sum())]),
             field=self.field,
-            displacement=self.displacement,
+            displacement=displacement,
             smearing=widths,
             exclusions=exclusions,
             total_charge=self.total_charge,
@@ -141,14 +171,27 @@ class LabelEnsemble:
             electronegativity=None if electronegativity is None else electronegativity[solved],
             hardness=None if hardness is None else hardness[solved],
         )
+        linear, gained = follows(np.asarray(result.charges))
         return Counted(
-            energy=float(result.energy),
+            energy=float(result.energy) + gained,
             forces=np.asarray(result.forces),
             virial=None if result.stress is None else np.asarray(result.stress) * volume,
             # Charge that leaves the electrolyte goes to the group, whose total is what is left.
             potential=np.asarray(result.potential) - float(np.asarray(result.potentials)[0]),
             charges=np.asarray(result.charges),
+            crossing=linear,
         )
+
+    def refuse(self, shared: bool, scalar: bool) -> None:
+        """Raise for labels whose field along a periodic direction these charges cannot see.
+
+        Args:
+            shared: whether all atoms share their charge; scalar: whether charges depend on positions without a path.
+        """
+        if shared and self.coulomb.boundary == "displacement":
+            refuse_shared()
+        if scalar and self.coulomb.boundary == "3d" and self.field is not None and self.field.any():
+            refuse_periodic_field(self.field.tolist())
 
     def _for(self, solved: IntArray, widths: FloatArray) -> ConstantPotential:
         key = solved.tobytes() + widths[solved].tobytes()

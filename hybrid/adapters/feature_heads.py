@@ -47,6 +47,7 @@ class FeatureHeads(nn.Module):
     mean: Tensor
     spread: Tensor
     formal: Tensor
+    hardness: Tensor
     charged = True
 
     def __init__(
@@ -87,10 +88,12 @@ class FeatureHeads(nn.Module):
         self.sites: SiteConstants | None = None
         if solved or charges.site_constants != "fixed":
             environment = solved or charges.site_constants == "environment"
-            self.sites = SiteConstants(features, count, charges.hardness, environment)
+            self.sites = SiteConstants(features, count, charges.hardness_of(self.elements), environment)
         self.widths_of = Widths([charges.widths.get(e, _WIDTH) for e in self.elements], charges.train_widths)
         formal = [charges.formal.get(e, FORMAL_CHARGES.get(e, 0.0)) for e in self.elements]
         self.register_buffer("formal", torch.tensor(formal, dtype=torch.float64), persistent=False)
+        hardness = torch.tensor(charges.hardness_of(self.elements), dtype=torch.float64)
+        self.register_buffer("hardness", hardness, persistent=False)
         self.register_buffer("mean", torch.zeros(features, dtype=torch.float64))
         self.register_buffer("spread", torch.ones(features, dtype=torch.float64))
         self.to(torch.float64)
@@ -115,7 +118,7 @@ class FeatureHeads(nn.Module):
     @property
     def constants(self) -> bool:
         """Whether electronegativity and hardness come from here."""
-        return self.sites is not None or self.spec.hardness > 0.0
+        return self.sites is not None or self.spec.hard
 
     def standardise(self, features: Tensor) -> None:
         """Bring features to mean 0 and spread 1 of these, (n,F) from training frames."""
@@ -169,7 +172,12 @@ class FeatureHeads(nn.Module):
             chi, hardness = self.sites(scalars, graph.species)
         else:
             chi = torch.zeros_like(charges)
-            hardness = chi + self.spec.hardness
+            hardness = self.hardness[graph.species]
+        shared: tuple[bool, ...] = ()
+        if self.spec.kind == "solved":
+            shared = (True,) * graph.frames
+        elif self.spec.kind == "projected":
+            shared = tuple(c.fragments is None for c in conditions)
         return LocalOutput(
             energy=out.energy,
             charges=charges,
@@ -178,6 +186,7 @@ class FeatureHeads(nn.Module):
             widths=self.widths_of(graph.species),
             electronegativity=chi,
             hardness=hardness,
+            shared=shared,
         )
 
     def widths(self, numbers: IntArray) -> FloatArray:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.hybrid.adapters.charges import ChargeSource, NoCharges
+from grahame.hybrid.adapters.charges import ChargeSource, ModelCharges, NoCharges
 from grahame.hybrid.adapters.counting import Counted, LabelEnsemble, Switched
 from grahame.hybrid.adapters.feature_heads import FeatureHeads
 from grahame.hybrid.adapters.trunk import Trunk, freeze
@@ -62,6 +62,11 @@ class ForeignShortRange:
                 f"removed = {type(removed).__name__} must be left out with contains_coulomb = False: nothing is counted "
                 "twice there"
             )
+        if isinstance(removed, Switched) and len(self.charges.exclusions()):
+            raise ValueError(
+                f"exclusions = {len(self.charges.exclusions())} pairs must be left out with removed = Switched: near pairs are "
+                "left to the model already"
+            )
         if contains_coulomb and removed is None and self.charges.charged:
             raise ValueError(_TWICE.format("charges"))
         if isinstance(removed, Switched) and trunk.cutoff and removed.outer > trunk.cutoff:
@@ -89,6 +94,18 @@ class ForeignShortRange:
             raise ValueError(_TWICE_METAL if self.removed is not None else _TWICE.format("electrodes"))
         self._solved = np.asarray(indices, dtype=np.int64)
         self._graph = None
+
+    @property
+    def also_seen_in(self) -> str | None:
+        """The boundary of the labels, whose electrostatics are evaluated at the positions of the run; None for none."""
+        return self.removed.coulomb.boundary if isinstance(self.removed, LabelEnsemble) else None
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the electrolyte exchanges charge with electrodes."""
+        if isinstance(self.charges, ModelCharges):
+            return self.charges.total is None
+        return isinstance(self.charges, FeatureHeads) and self.charges.spec.boundary_transfer
 
     def widths(self, numbers: IntArray) -> FloatArray:
         """(n,) Å, Gaussian width of every atom."""
@@ -118,11 +135,13 @@ class ForeignShortRange:
         hardness = out.hardness.detach().numpy() if self.charges.constants else None
         exclusions = self.charges.exclusions()
         with torch.enable_grad():
-            crossing = None if isinstance(self.removed, LabelEnsemble) else out.crossing(graph)
+            crossing = out.crossing(graph)
+        crossed = None if crossing is None else crossing[0].detach().numpy()
         before: Counted | None = None
         if isinstance(self.removed, LabelEnsemble):
+            self.removed.refuse(any(out.shared), crossing is None and out.charges.requires_grad)
             before = self.removed(
-                positions, cell, charges, widths, chi, hardness, self._solved, exclusions, stress
+                positions, cell, charges, widths, chi, hardness, self._solved, exclusions, stress, crossed
             )
 
         def respond(response: Response) -> tuple[FloatArray, FloatArray | None]:
@@ -135,8 +154,11 @@ class ForeignShortRange:
             ):
                 if value.requires_grad:
                     total = total + (value * torch.as_tensor(weight)).sum()
-            if crossing is not None and response.crossing is not None:
-                total = total + response.crossing(crossing[0], graph.cells[0])
+            if crossing is not None:
+                if response.crossing is not None:
+                    total = total + response.crossing(crossing[0], graph.cells[0])
+                if before is not None and before.crossing is not None:
+                    total = total - before.crossing(crossing[0], graph.cells[0])
             slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
             forces = -slopes[0].numpy()
             virial = None if strain is None else slopes[1][0].numpy()
@@ -156,7 +178,8 @@ class ForeignShortRange:
             electronegativity=chi,
             hardness=hardness,
             respond=respond,
-            crossing=None if crossing is None else crossing[0].detach().numpy(),
+            crossing=crossed,
+            shared=any(out.shared),
         )
 
     def _update(self, positions: FloatArray, numbers: IntArray, cell: FloatArray, pbc: PBC) -> Graph:

@@ -49,6 +49,11 @@ class ForeignModel(nn.Module):
         self, trunk: Trunk, heads: ChargeSource, removed: Switched | None = None, accuracy: float = 1e-5
     ) -> None:
         super().__init__()
+        if len(heads.exclusions()):
+            raise ValueError(
+                f"exclusions = {len(heads.exclusions())} pairs must be left out here: they name atoms of one structure, and "
+                "frames may be any; use ForeignShortRange"
+            )
         self.trunk, self.heads, self.removed = trunk, heads, removed
         solved = isinstance(heads, FeatureHeads) and heads.spec.kind == "solved"
         across = isinstance(heads, FeatureHeads) and heads.spec.boundary_transfer

@@ -71,6 +71,11 @@ class _Run:
         if block is not None:
             solver = self.simulation.calculator.potential.solver
             assert solver is not None
+            if getattr(self.simulation.calculator.potential.short_range, "exchanges", False):
+                raise ValueError(
+                    "thermo_potentiostat = given must be left out with a model whose electrolyte exchanges charge with the "
+                    "electrodes (boundary_transfer): it holds their charges"
+                )
             if not self.continued:
                 # Frozen electrodes: dQ/dV at fixed ions stays what it is now.
                 self.capacitance = float(solver.capacitance[1, 1])

@@ -136,6 +136,20 @@ def select_all(config: RunConfig, atoms: Atoms) -> list[Ints]:
     return groups
 
 
+def _refuse_left_out(groups: list[Ints], atoms: Atoms) -> None:
+    """Electrodes of the structure that nothing holds would be metal without any charge."""
+    marked = atoms.arrays.get("electrode")
+    if not groups or marked is None:
+        return
+    left = np.setdiff1d(np.flatnonzero(marked >= 0), np.concatenate(groups))
+    if len(left):
+        raise ValueError(
+            f"electrodes = {len(groups)} given must name every atom of the structure's array `electrode`: {len(left)} atoms of "
+            f"the groups {sorted(set(marked[left].tolist()))} are left out; add an electrode with `group` and what it holds "
+            "(`charge: 0` keeps it neutral), or take the atoms out of the array"
+        )
+
+
 def _electrode(config: ElectrodeConfig, indices: Ints) -> Electrode:
     if config.charge is not None:
         return Electrode(indices, charge=config.charge)
@@ -161,7 +175,18 @@ def _short_range(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> ShortRa
     if isinstance(short, ForeignConfig):
         from grahame.hybrid.adapters.configured import open_foreign
 
-        return open_foreign(short, config.path, atoms, config.coulomb.accuracy or _ACCURACY, total)
+        s = config.solver
+        solver = {
+            "smearing": s.smearing,
+            "hardness": s.hardness,
+            "electronegativity": s.electronegativity,
+            "thomas_fermi_length": s.thomas_fermi_length,
+            "voronoi_volume": s.voronoi_volume,
+            "tolerance": s.tolerance,
+        }
+        accuracy = config.coulomb.accuracy or _ACCURACY
+        k = config.coulomb.coulomb_constant
+        return open_foreign(short, config.path, atoms, accuracy, total, solver, k)
     formal = None if short.formal_charges is None else _array(atoms, "formal_charges", short.formal_charges)
     fragments: Ints | None = None
     charges: NDArray[np.float64] | None = None
@@ -172,7 +197,8 @@ def _short_range(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> ShortRa
             charges = np.bincount(fragments[inside], weights=formal[inside]).astype(np.float64)
         else:
             count = int(fragments.max(initial=-1)) + 1
-            charges = np.array([total]) if count == 1 else np.zeros(count)
+            # Beside electrodes it is theirs.
+            charges = np.array([total]) if count == 1 and not groups else np.zeros(count)
     return LearnedShortRange(
         load_model(path),
         short.level,
@@ -275,6 +301,9 @@ def prepare(config: RunConfig, start: Atoms) -> Simulation:
         electrode[members] = g
     atoms.set_array("electrode", electrode)
     calculator = make_calculator(config, atoms, groups)
+    short = calculator.potential.short_range
+    if not (isinstance(short, LearnedShortRange) and short.model.spec.charges.kind == "solved"):
+        _refuse_left_out(groups, start)
     calculator.potential.prepare(atoms.numbers.astype(np.int64))
     atoms.set_constraint(_constraints(config, atoms, groups))
     if atoms.has("momenta"):

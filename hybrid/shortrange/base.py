@@ -76,6 +76,7 @@ class ShortRangeResult:
         sites: where charges stand beside atoms; None where there are none.
         crossing: (3,) e Å that the dipole of the predicted charges has beyond sum q r, see `hybrid.crossing`; None where
             charges are scalars without a path, whose dipole along a periodic direction has no meaning.
+        shared: whether predicted charges depend on positions and add up over all atoms only, not over fragments.
     """
 
     energy: float
@@ -89,6 +90,7 @@ class ShortRangeResult:
     respond: Callable[[Response], tuple[FloatArray, FloatArray | None]] | None = None
     sites: ChargeSites | None = None
     crossing: FloatArray | None = None
+    shared: bool = False
 
     def places(self, positions: FloatArray) -> FloatArray:
         """(n+m,3) Å of all charges, those of sites last, from (n,3) of the atoms."""

@@ -78,9 +78,23 @@ class LearnedShortRange:
         self._graph: tuple[Pairs, Graph] | None = None
 
     def set_solved(self, indices: IntArray) -> None:
-        """Name the atoms whose charges a solver sets; called by the potential that owns the solver."""
+        """Name the atoms whose charges a solver sets; called by the potential that owns the solver.
+
+        Raises:
+            ValueError: for a model without charges.
+        """
+        if len(indices) and not self.model.spec.long_range:
+            raise ValueError(
+                f"electrodes = {len(indices)} atoms must be left out with a model without charges: it has nothing that an "
+                "electrode's charge could act on"
+            )
         self._solved = np.asarray(indices, dtype=np.int64)
         self._graph = None
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the electrolyte exchanges charge with electrodes."""
+        return self.model.spec.charges.boundary_transfer
 
     def widths(self, numbers: IntArray) -> FloatArray:
         """(n,) Å, Gaussian width of every atom."""
@@ -135,7 +149,7 @@ class LearnedShortRange:
             return -slopes[0].numpy(), virial
 
         constants = self.model.sites is not None
-        hardness = constants or self.model.spec.charges.hardness > 0.0
+        hardness = constants or self.model.spec.charges.hard
         return ShortRangeResult(
             energy=float(energy.detach()),
             forces=None,
@@ -148,6 +162,7 @@ class LearnedShortRange:
             respond=respond,
             sites=sites,
             crossing=None if crossing is None else crossing[0].detach().numpy(),
+            shared=any(out.shared),
         )
 
     def _update(

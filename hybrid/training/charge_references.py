@@ -63,7 +63,7 @@ def start_transfers(model: HybridModel, frames: Sequence[Frame]) -> str | None:
         right += design.T @ wanted[known]
         before += float((wanted[known] ** 2).sum())
         count += float(known.sum())
-    if count == 0.0:
+    if count == 0.0 or not bool(normal.any()):
         return None
     normal.diagonal().add_(_RIDGE * float(normal.diagonal().mean()))
     solution = torch.linalg.solve(normal, right)

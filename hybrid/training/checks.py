@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from ase.data import chemical_symbols
 
+from grahame.hybrid.crossing import refuse_exchange, refuse_periodic_field, refuse_shared
 from grahame.hybrid.frames import Frame
 from grahame.hybrid.model import FORMAL_CHARGES, ChargeSpec
 from grahame.hybrid.reading import Problem
@@ -35,6 +36,7 @@ def check_frames(splits: Splits, checks: ChecksConfig, charges: ChargeSpec, cuto
             *_forces(frame, checks),
             *_charges(frame, checks, charges),
             *_work_function(frame, charges),
+            *_periodic(frame, charges),
             *_distances(frame, checks, cutoff),
         ]
         if not frame.labels:
@@ -105,6 +107,29 @@ def _work_function(frame: Frame, spec: ChargeSpec) -> Iterator[str]:
         yield (
             f"work_function = {float(frame.labels['work_function']):g} eV must not be given with charges of kind "
             f"{spec.kind}: no conductor stands apart there; use transfer or projected"
+        )
+
+
+def _periodic(frame: Frame, spec: ChargeSpec) -> Iterator[str]:
+    """What charges of this kind have no answer for: fields along periodic directions, and held charges they exchange."""
+    c, shared = frame.conditions, spec.kind == "solved"
+    shared = shared or (spec.kind == "projected" and frame.conditions.fragments is None)
+    if spec.kind == "none":
+        return
+    try:
+        in_field = c.boundary == "3d" and c.field is not None and any(c.field)
+        if in_field and (c.electrodes or spec.kind != "transfer"):
+            refuse_periodic_field(c.field)
+        if c.boundary == "displacement" and shared:
+            refuse_shared()
+        if spec.boundary_transfer and c.electrodes and all(e.potential is None for e in c.electrodes):
+            refuse_exchange()
+    except ValueError as error:
+        yield str(error)
+    if "born" in frame.labels and shared and any(frame.pbc):
+        yield (
+            f"born = given must be left out with charges of kind {spec.kind} that all atoms of a periodic cell share: their "
+            "dipole depends on where the cell is cut; use transfer"
         )
 
 

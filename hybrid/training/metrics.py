@@ -84,7 +84,8 @@ class ErrorTable:
                 references = np.array([reference_energy(self.spec, f) for f in batch.frames])
                 label, error = (label - references) / atoms, error / atoms
             label, error = label.reshape(len(label), -1), error.reshape(len(error), -1)
-            known = ~np.isnan(error).any(axis=1)
+            # By the label alone: a prediction that is not finite must show.
+            known = ~np.isnan(label).any(axis=1)
             width = np.full(len(error), float(error.shape[1]))
             columns = [(error**2).sum(1), np.abs(error).sum(1), label.sum(1), (label**2).sum(1), width]
             values = np.column_stack(columns)[known]

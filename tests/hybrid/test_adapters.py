@@ -203,7 +203,8 @@ def test_charges_of_a_calculator_are_taken_only_if_they_stay() -> None:
         ASETrunk(Changing()).fixed_charges(atoms)
     trunk = ASETrunk(Changing(sigma=2.0, epsilon=0.01, rc=5.0), charges_fixed=True)
     charges = trunk.fixed_charges(atoms)
-    atoms.calc = HybridCalculator(ForeignShortRange(trunk, charges, contains_coulomb=False), coulomb("3d"))
+    short_range = ForeignShortRange(trunk, charges, contains_coulomb=False)
+    atoms.calc = HybridCalculator(short_range, coulomb("3d"), total_charge=None)
     atoms.get_potential_energy()
     atoms.positions[3, 0] += 0.5
     with pytest.raises(
@@ -659,3 +660,113 @@ def test_modules_that_are_no_models_are_refused() -> None:
         MACETrunk(torch.nn.Linear(1, 1))
     with refuses("model = Linear must be a GraphModel of NequIP: load it with NequIPTrunk.load"):
         NequIPTrunk(torch.nn.Linear(1, 1))
+
+
+# ------------------------------------------------------------------------------ where the cell is cut, and points
+
+
+@pytest.mark.parametrize(
+    ("label", "boundary", "options"),
+    [
+        (("3d", {}), "displacement", {"displacement": 0.3}),
+        (("displacement", {"displacement": 0.1}), "displacement", {"displacement": 0.3}),
+        (("3d", {"field": (0.0, 0.0, 0.1)}), "3d", {}),
+        (("3d", {}), "3d", {"field": (0.0, 0.0, 0.1)}),
+    ],
+    ids=["to displacement", "between displacements", "from a field", "to a field"],
+)
+def test_the_labels_ensemble_does_not_see_where_the_cell_is_cut(
+    label: Any, boundary: str, options: dict[str, Any]
+) -> None:
+    trunk, atoms = PairTrunk(), water_box()
+    heads = heads_on(trunk)
+    found = []
+    for image in (0, 1):
+        cut = atoms.copy()
+        cut.positions[:3] += image * np.array(atoms.cell)[2]
+        removed = LabelEnsemble(coulomb(label[0]), **label[1])
+        short_range = ForeignShortRange(trunk, heads, contains_coulomb=True, removed=removed)
+        cut.calc = HybridCalculator(short_range, coulomb(boundary), **options)
+        found.append((cut.get_potential_energy(), cut.get_forces()))
+        assert_gradients(cut)
+    assert found[1][0] == pytest.approx(found[0][0], abs=1e-9)
+    np.testing.assert_allclose(found[1][1], found[0][1], rtol=0, atol=1e-9)
+
+
+def test_labels_take_atoms_that_the_run_has_wrapped() -> None:
+    trunk = PairTrunk()
+    atoms, groups = tall_slab()
+    atoms.pbc = True
+    metal = [Electrode(np.concatenate(groups), charge=0.0)]
+    wrapped = atoms.copy()
+    wrapped.positions[:, 2] += 13.0
+    wrapped.wrap()
+    cut = water_box()
+    cut.positions[1] += np.array(cut.cell)[2]
+    for boundary, pair, electrodes in (
+        ("slab", (atoms, wrapped), metal),
+        ("displacement", (water_box(), cut), []),
+    ):
+        found = []
+        for some in pair:
+            removed = LabelEnsemble(coulomb(boundary))
+            short_range = ForeignShortRange(trunk, heads_on(trunk), contains_coulomb=True, removed=removed)
+            some.calc = HybridCalculator(short_range, coulomb("3d"), electrodes)
+            found.append(some.get_forces())
+        np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-8)
+
+
+def test_labels_in_a_periodic_field_refuse_charges_that_move_without_a_path() -> None:
+    atoms, trunk = water_box(), PairTrunk()
+    own = ModelCharges(0.0, tolerance=1.0)
+    in_field = ForeignShortRange(
+        trunk, own, contains_coulomb=True, removed=LabelEnsemble(coulomb("3d"), field=(0.0, 0.0, 0.1))
+    )
+    atoms.calc = HybridCalculator(in_field, coulomb("3d"))
+    with pytest.raises(ValueError, match="must be left out with boundary 3d"):
+        atoms.get_potential_energy()
+    displaced = ForeignShortRange(
+        trunk, own, contains_coulomb=True, removed=LabelEnsemble(coulomb("displacement"), displacement=0.1)
+    )
+    atoms.calc = HybridCalculator(displaced, coulomb("3d"))
+    with pytest.raises(ValueError, match="boundary = displacement must come with"):
+        atoms.get_potential_energy()
+
+
+def test_points_are_switched_with_finite_forces() -> None:
+    atoms, trunk = water_box(), PairTrunk()
+    points = FixedCharges({"O": -0.82, "H": 0.41, "Na": 1.0, "Cl": -1.0}, 0.0)
+    removed = Switched(2.0, 3.5)
+    short_range = ForeignShortRange(trunk, points, contains_coulomb=True, removed=removed)
+    atoms.calc = HybridCalculator(short_range, coulomb("3d"))
+    assert_gradients(atoms)
+
+
+def test_pairs_without_coulomb_interaction_are_not_removed_again_or_forgotten() -> None:
+    trunk = PairTrunk()
+    charges = FixedCharges({"O": -0.82, "H": 0.41, "Na": 1.0, "Cl": -1.0}, 0.4, [(0, 1), (0, 2), (1, 2)])
+    with refuses(
+        "exclusions = 3 pairs must be left out with removed = Switched: near pairs are left to the model already"
+    ):
+        ForeignShortRange(trunk, charges, contains_coulomb=True, removed=Switched(2.0, 3.5))
+    with refuses(
+        "exclusions = 3 pairs must be left out here: they name atoms of one structure, and frames may be any; use "
+        "ForeignShortRange"
+    ):
+        ForeignModel(trunk, charges)
+
+
+def test_charge_that_electrodes_lose_needs_an_electrode_at_a_potential() -> None:
+    trunk = PairTrunk()
+    atoms, groups = tall_slab()
+    atoms.pbc = True
+    held_ones = [Electrode(g, charge=0.0) for g in groups]
+    for source in (ModelCharges(None, tolerance=1.0), heads_on(trunk, boundary_transfer=True)):
+        short_range = ForeignShortRange(trunk, source, contains_coulomb=False)
+        # Without a total charge the solver would not miss what is exchanged.
+        atoms.calc = HybridCalculator(short_range, coulomb("3d"), held_ones, total_charge=None)
+        with refuses(
+            "electrodes = all held at charges must leave one at a potential with boundary_transfer: the charge they exchange "
+            "with the electrolyte needs somewhere to go"
+        ):
+            atoms.get_potential_energy()

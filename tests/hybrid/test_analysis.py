@@ -119,6 +119,32 @@ def test_without_voltage_there_is_no_integral_capacitance(tmp_path: Path, noise:
     }
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (
+            {"boundary": "displacement", "displacement": 0.1},
+            "none: at constant displacement the field drives the charge, not the voltage",
+        ),
+        ({"field": 0.1}, "none: an applied field charges the electrodes as well"),
+    ],
+)
+def test_what_else_drives_charge_leaves_no_capacitance(
+    tmp_path: Path, noise: Array, options: dict[str, Any], why: str
+) -> None:
+    out = analyse(write_run(tmp_path, "run", 0.2 + noise), **options)["cell"]["capacitance_uF_per_cm2"]
+    assert out == {"value": None, "error": None, "definition": why}
+
+
+def test_a_reference_of_another_cell_is_refused(tmp_path: Path, noise: Array) -> None:
+    base = write_run(tmp_path, "zero", 0.05 - noise, voltage=0.0)
+    base.write_text(base.read_text().replace('Lattice="', 'Lattice="1'))
+    with pytest.raises(ValueError, match="same cell") as refused:
+        analyse(write_run(tmp_path, "one", 0.2 + noise), reference=base)
+    assert str(refused.value).startswith(f"reference = {base}, ")
+    assert str(refused.value).endswith("only then is the difference of charges that of the voltages")
+
+
 def test_potential_stands_on_the_scale_of_the_electrodes(tmp_path: Path) -> None:
     """Charges of the empty capacitor at 1 V: the profile meets both held potentials."""
     result = analyse(write_run(tmp_path, "run", np.full(8, VACUUM_CHARGE)))

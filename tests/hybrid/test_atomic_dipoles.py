@@ -443,3 +443,28 @@ def test_a_single_solve_sees_the_dipoles() -> None:
     work.get_potential_energy()
     np.testing.assert_allclose(report.electrode_charges, work.calc.results["electrode_charges"], atol=1e-9)
     np.testing.assert_allclose(report.charges, work.calc.results["charges"], atol=1e-9)
+
+
+@pytest.mark.parametrize("electrodes", [False, True])
+def test_the_end_of_the_sum_adds_nothing_to_dipoles(electrodes: bool) -> None:
+    model = polar_model()
+    atoms, conditions = cases()["potentials" if electrodes else "3d"]
+    boundary, groups = conditions.get("boundary", "3d"), conditions.get("electrodes", ())
+    energies, forces = [], []
+    for accuracy in (1e-4, 1e-10):
+        atoms.calc = HybridCalculator(LearnedShortRange(model), Coulomb(boundary, "ewald", accuracy), groups)
+        energies.append(atoms.get_potential_energy())
+        forces.append(atoms.get_forces())
+    assert energies[0] == pytest.approx(energies[1], abs=5e-3)
+    assert float(np.sqrt(np.mean((forces[0] - forces[1]) ** 2))) < 5e-4
+    # Training at a coarse accuracy has the same energies and forces as dynamics.
+    coarse = HybridModel(model.spec.model_copy(update={"accuracy": 1e-4}))
+    coarse.load_state_dict(model.state_dict())
+    trained = coarse.predict(batch_of(coarse, frame(atoms, **conditions)))
+    assert trained.forces is not None
+    assert trained.energy.item() == pytest.approx(energies[1], abs=5e-3)
+    assert float(np.sqrt(np.mean((trained.forces.numpy() - forces[1]) ** 2))) < 5e-4
+    step = np.random.default_rng(3).normal(size=atoms.positions.shape)
+    base = frame(atoms, **conditions)
+    numeric = slope(lambda t: energy(coarse, replace(base, positions=base.positions + t * step, _pairs={})))
+    assert numeric == pytest.approx(-float((trained.forces.numpy() * step).sum()), abs=1e-6)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid import HybridCalculator
 from grahame.hybrid.model import HybridModel
+from grahame.hybrid.reading import Reading, make_frame
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.solve import solve_structure
 from tests.hybrid.model_cells import batch_of, frame, make_model, slab, water_box
@@ -272,3 +273,154 @@ def test_a_periodic_field_is_refused_where_the_dipole_has_no_meaning(kind: str) 
         f"field = {FIELD} V/Å must be left out with boundary 3d: atoms that cross the boundary would change the energy; use "
         "boundary slab or displacement, or a model whose charges are transfers, without electrodes"
     )
+
+
+def thick_cell() -> tuple[Atoms, list[NDArray[np.int64]]]:
+    """Two electrodes that let no water see water through them, periodic along all directions."""
+    atoms, groups = slab()
+    atoms.cell[2, 2] = 24.0
+    atoms.pbc = True
+    return atoms, groups
+
+
+@pytest.mark.parametrize("charges", [{}, {"site_constants": "environment"}, {"dipoles": {"O": 1.0}}])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_field_that_follows_held_charges_enters_the_forces(charges: dict[str, Any], by_hand: bool) -> None:
+    # Omega is not stationary in that field: what predicted charges do to it counts.
+    made = model(charges={"kind": "transfer", "hardness": 0.5} | charges)
+    atoms, groups = thick_cell()
+    held = [Electrode(g, charge=q) for g, q in zip(groups, (-0.4, 0.4))]
+    free = [Electrode(g, potential=v) for g, v in zip(groups, (0.0, 1.0))]
+    trained = made.predict(batch_of(made, frame(atoms, boundary="finite-field", electrodes=tuple(held))))
+    coulomb = Coulomb("finite-field", "ewald", 1e-11)
+    atoms.calc = HybridCalculator(LearnedShortRange(made), coulomb, free if by_hand else held)
+    if by_hand:
+        atoms.calc.set_electrode_charges([-0.4, 0.4])
+    moved, work, strained, tension = gradients(atoms)
+    assert moved == pytest.approx(work, abs=1e-7)
+    assert strained == pytest.approx(tension, abs=2e-6)
+    np.testing.assert_allclose(atoms.get_forces(), trained.forces, rtol=0, atol=1e-8)
+
+
+def test_charges_that_are_held_later_refuse_what_their_field_does_not_see() -> None:
+    atoms, electrodes = finite_field_cell()
+    short = LearnedShortRange(model(cutoff=6.0))
+    atoms.calc = HybridCalculator(short, Coulomb("finite-field", "ewald", 1e-9), electrodes)
+    atoms.calc.set_electrode_charges([-0.1, 0.1])
+    with pytest.raises(ValueError, match="exchanged through the cell's face"):
+        atoms.get_potential_energy()
+
+
+def test_a_force_loss_in_a_field_that_follows_held_charges_is_exact() -> None:
+    made = model(charges={"kind": "transfer", "site_constants": "environment", "hardness": 0.5})
+    atoms, groups = thick_cell()
+    held = tuple(Electrode(g, charge=q) for g, q in zip(groups, (-0.4, 0.4)))
+    batch = batch_of(made, frame(atoms, boundary="finite-field", electrodes=held))
+    assert made.sites is not None
+    weight = made.sites.element.weight
+
+    def loss() -> torch.Tensor:
+        return ((made.predict(batch, train=True).forces - 0.1) ** 2).sum()
+
+    (slope,) = torch.autograd.grad(loss(), weight)
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0), dtype=weight.dtype)
+    start, h, values = weight.detach().clone(), 1e-3, []
+    for t in (-2 * h, -h, h, 2 * h):
+        with torch.no_grad():
+            weight.copy_(start + t * direction)
+        values.append(float(loss().detach()))
+    numeric = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
+    assert float((slope * direction).sum()) == pytest.approx(numeric, rel=5e-7)
+
+
+def test_charge_from_the_metal_is_the_same_wherever_the_cell_is_cut() -> None:
+    made = model(charges={"kind": "transfer", "boundary_transfer": True})
+    atoms, metal = periodic_slab()
+    groups = [Electrode(metal, potential=0.0)]
+    atoms.calc = displaced(made, groups)
+    moved, work, strained, tension = gradients(atoms)
+    assert moved == pytest.approx(work, abs=1e-7)
+    assert strained == pytest.approx(tension, abs=2e-6)
+    energy, forces, dipole = atoms.get_potential_energy(), atoms.get_forces(), atoms.get_dipole_moment()
+    for first, image in ((8, 1), (11, -1)):
+        cut = atoms.copy()
+        cut.positions[first : first + 3] += image * np.array(atoms.cell)[2]
+        cut.calc = displaced(made, groups)
+        assert cut.get_potential_energy() == pytest.approx(energy, abs=1e-9)
+        np.testing.assert_allclose(cut.get_forces(), forces, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(cut.get_dipole_moment(), dipole, rtol=0, atol=1e-9)
+    one = frame(atoms, boundary="displacement", electrodes=tuple(groups), displacement=0.2)
+    found = made.predict(batch_of(made, one), stress=True)
+    assert float(found.energy) == pytest.approx(energy, abs=1e-8)
+    np.testing.assert_allclose(found.stress[0], atoms.get_stress(voigt=False), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found.dipole[0], dipole, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["projected", "solved", "electrodes"])
+def test_training_refuses_periodic_fields_as_dynamics_does(kind: str) -> None:
+    made = model(charges={"kind": "transfer" if kind == "electrodes" else kind, "hardness": 8.0})
+    atoms, conditions = water_box(), {}
+    if kind == "electrodes":
+        atoms, metal = periodic_slab()
+        conditions = {"electrodes": (Electrode(metal, charge=0.0),)}
+    with pytest.raises(ValueError, match="must be left out with boundary 3d"):
+        made.predict(batch_of(made, frame(atoms, field=FIELD, **conditions)))
+    made.predict(batch_of(made, frame(atoms, **conditions)))
+
+
+SHARED = (
+    "boundary = displacement must come with charges made of transfers or held per fragment: the dipole of others depends on "
+    "where the cell is cut; use such a model, name fragments, or use boundary slab with a field"
+)
+
+
+@pytest.mark.parametrize("kind", ["projected", "solved"])
+def test_constant_displacement_refuses_charges_that_all_atoms_share(kind: str) -> None:
+    made, atoms = model(charges={"kind": kind, "hardness": 8.0}), water_box()
+    with pytest.raises(ValueError, match="displacement") as refused:
+        made.predict(batch_of(made, frame(atoms, boundary="displacement", displacement=0.2)))
+    assert str(refused.value) == SHARED
+    groups = [Electrode(np.arange(len(atoms)), charge=0.0)] if kind == "solved" else []
+    atoms.calc = displaced(made, groups)
+    with pytest.raises(ValueError, match="displacement") as refused:
+        atoms.get_potential_energy()
+    assert str(refused.value) == SHARED
+
+
+def test_fragments_keep_the_dipole_apart() -> None:
+    made, atoms = model(charges={"kind": "projected"}), water_box()
+    named = {
+        "fragments": np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4]),
+        "fragment_charges": np.array([0.0, 0.0, 0.0, 1.0, -1.0]),
+    }
+    forces = []
+    for image in (0, 1):
+        cut = atoms.copy()
+        cut.positions[:3] += image * np.array(atoms.cell)[2]
+        one = frame(cut, boundary="displacement", displacement=0.2, **named)
+        forces.append(made.predict(batch_of(made, one)).forces)
+        cut.calc = HybridCalculator(
+            LearnedShortRange(made, **named), Coulomb("displacement", "ewald", 1e-11), [], displacement=0.2
+        )
+        np.testing.assert_allclose(cut.get_forces(), forces[-1], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(forces[1], forces[0], rtol=0, atol=1e-10)
+
+
+def test_frames_that_the_face_cuts_are_read_whole() -> None:
+    made = model()
+    atoms, _ = periodic_slab()
+    reading = Reading(
+        {},
+        electrode_elements=("Au",),
+        boundary="displacement",
+        displacement_key="D",
+        formal={"H": 1.0, "O": -2.0},
+    )
+    atoms.info = {"total_charge": 0.0, "D": 0.2}
+    whole = made.predict(batch_of(made, make_frame(atoms, reading)))
+    cut = atoms.copy()
+    cut.info = dict(atoms.info)
+    cut.positions[9] += np.array(atoms.cell)[2]
+    found = made.predict(batch_of(made, make_frame(cut, reading)))
+    assert float(found.energy) == pytest.approx(float(whole.energy), abs=1e-9)
+    np.testing.assert_allclose(found.forces, whole.forces, rtol=0, atol=1e-9)

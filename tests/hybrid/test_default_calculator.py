@@ -10,6 +10,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.emt import EMT
 from numpy.typing import NDArray
 
 from grahame.electrostatics import Coulomb, Electrode
@@ -363,3 +364,31 @@ def test_contradictions_are_refused_at_construction(model: HybridModel) -> None:
     with pytest.raises(ValueError, match="level") as caught:
         HybridCalculator(model=model, level="pbe")
     assert str(caught.value) == ("level = pbe must be one of default: the model has one readout for each")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            lambda: HybridCalculator("au-water-nacl"),  # type: ignore[arg-type]
+            "short_range = au-water-nacl must be a short range: models go by name, HybridCalculator(model=...)",
+        ),
+        (
+            lambda: HybridCalculator(EMT(), Coulomb("slab")),  # type: ignore[arg-type]
+            "short_range = EMT must be a short range: wrap an ASE calculator or a model of another program, "
+            "ForeignShortRange(ASETrunk(calculator), charges, contains_coulomb=...) of grahame.hybrid.adapters",
+        ),
+        (
+            lambda: HybridCalculator(potentials=1.0),
+            "potentials = 1.0 V must be numbers, one per electrode: write [0.0, 1.0]",
+        ),
+        (
+            lambda: HybridCalculator().set_electrode_charges(["a"]),
+            "electrode_charges = ['a'] e must be numbers, one per electrode: write [0.0, 1.0]",
+        ),
+    ],
+)
+def test_what_other_packages_take_is_refused_with_the_right_way(wrong: Any, message: str) -> None:
+    with pytest.raises(ValueError, match="must be") as refused:
+        wrong()
+    assert str(refused.value) == message

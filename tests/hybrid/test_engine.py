@@ -174,6 +174,12 @@ SELECTIONS: list[tuple[list[dict[str, Any]], str]] = [
         "electrodes[1] = atom 3 must belong to one electrode: it is in electrodes[0] too; give every atom to one",
     ),
     (
+        [{"group": 0, "potential": 0}],
+        "electrodes = 1 given must name every atom of the structure's array `electrode`: 4 atoms of the groups [1] are left "
+        "out; add an electrode with `group` and what it holds (`charge: 0` keeps it neutral), or take the atoms out of the "
+        "array",
+    ),
+    (
         [{"element": "Xx", "side": "top", "potential": 0}],
         "electrodes[0].element = 'Xx' must be a chemical symbol: write e.g. Au",
     ),

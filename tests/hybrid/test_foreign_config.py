@@ -21,6 +21,7 @@ from grahame.hybrid.adapters.configured import open_foreign
 from grahame.hybrid.config import RunConfig, parse_config
 from grahame.hybrid.config_short_range import ForeignConfig
 from grahame.hybrid.engines.run import run
+from grahame.hybrid.engines.setup import load_structure, prepare
 from grahame.hybrid.frames import Conditions
 from tests.hybrid.foreign_trunks import PairTrunk
 from tests.hybrid.model_cells import slab
@@ -177,3 +178,48 @@ def test_conditions_are_those_of_the_cell(tmp_path: Path) -> None:
     atoms, _ = slab()
     short = open_foreign(block(), lambda name: tmp_path / name, atoms, 1e-6, total_charge=1.0)
     assert short._conditions == (Conditions(total_charge=1.0),)
+
+
+def test_the_labels_have_the_electrodes_of_the_run(tmp_path: Path) -> None:
+    labels = {"contains_coulomb": True, "labels": {"boundary": "slab"}}
+    held = [{"group": 0, "potential": 0.0}, {"group": 1, "potential": 0.0}]
+    parts = [settings(tmp_path, **labels) for _ in range(2)]
+    for part, hardness in zip(parts, (0.0, 3.0)):
+        part |= {"electrodes": held, "solver": {"hardness": hardness, "electronegativity": 0.4}}
+        part["coulomb"] = {"accuracy": 1e-8, "coulomb_constant": 14.0}
+    energies = []
+    for part in parts:
+        config = parse_config(part, tmp_path)
+        simulation = prepare(config, load_structure(config))
+        energies.append(simulation.atoms.get_potential_energy())
+    # Under the labels' own conditions nothing is added, whatever the metal is like.
+    alone = block(contains_coulomb=True)
+    atoms, _ = slab()
+    short = open_foreign(alone, lambda name: tmp_path / name, atoms, 1e-6)
+    bare = short.compute(
+        atoms.positions, atoms.numbers.astype(np.int64), np.array(atoms.cell), (True, True, False), False
+    ).energy
+    np.testing.assert_allclose(energies, bare, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("solver", "sentence"),
+    [
+        (
+            {"smearing": 0.4},
+            "solver.smearing = 0.4 Å must be left out with short_range.labels: give short_range.widths, which the run and the "
+            "labels then share",
+        ),
+        (
+            {"hardness": [1.0, 2.0]},
+            "solver.hardness = (1.0, 2.0) must be one value with short_range.labels: there all metal is one group",
+        ),
+    ],
+)
+def test_electrodes_that_differ_from_those_of_the_labels_are_refused(
+    solver: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    data = settings(tmp_path, contains_coulomb=True, labels={"boundary": "slab"}) | {"solver": solver}
+    with pytest.raises(ValueError, match="solver") as refused:
+        run(parse_config(data, tmp_path), progress=False)
+    assert str(refused.value) == sentence

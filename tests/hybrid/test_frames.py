@@ -264,3 +264,119 @@ def test_frames_compare_by_what_they_hold() -> None:
     frame = make_frame(water(), Reading(EMPTY))
     assert isinstance(frame, Frame)
     assert len(frame) == 3
+
+
+def test_beside_electrodes_the_charge_of_the_cell_is_theirs() -> None:
+    for waters in (1, 2):
+        atoms = slab()
+        for k in range(waters):
+            molecule_ = molecule("H2O")
+            molecule_.translate([1.0 + 3.0 * k, 1.0, 14.0] - molecule_.positions[0])
+            atoms += molecule_
+        atoms.info |= {"total_charge": 1.0, "countercharge": "none"}
+        atoms.arrays["electrode"] = np.where(atoms.numbers == 79, 0, -1)
+        for named in ({"electrode_elements": ("Au",)}, {"electrode_groups": "electrode"}):
+            held = make_frame(
+                atoms, Reading(EMPTY, fragments="connected", boundary="slab", **named)
+            ).conditions
+            assert held.fragments is not None
+            assert held.fragment_charges is not None
+            assert held.fragments[:4].tolist() == [-1] * 4
+            assert held.fragment_charges.tolist() == [0.0] * waters
+            assert [e.charge for e in held.electrodes] == [1.0]
+    free = molecule("H2O")
+    free.info["total_charge"] = 1.0
+    found = make_frame(free, Reading(EMPTY, fragments="connected")).conditions
+    assert found.fragment_charges is not None
+    assert found.fragment_charges.tolist() == [1.0]
+
+
+def test_a_displacement_is_taken_along_the_normal() -> None:
+    atoms = slab()
+    atoms.info |= {"external_field": np.array([0.0, 0.0, 0.1]), "field_kind": "D", "field_unit": "V/Å"}
+    reading = Reading(EMPTY, electrode_elements=("Au",), boundary="displacement")
+    assert make_frame(atoms, reading).conditions.displacement == pytest.approx(0.1)
+    # Left-handed: n = a x b points down.
+    turned = atoms.copy()
+    turned.cell = np.array(atoms.cell)[[1, 0, 2]]
+    turned.info = dict(atoms.info)
+    assert make_frame(turned, reading).conditions.displacement == pytest.approx(-0.1)
+    atoms.info["external_field"] = np.array([0.1, 0.0, 0.1])
+    assert refused(atoms, electrode_elements=("Au",), boundary="displacement") == (
+        "external_field = [0.1, 0.0, 0.1] V/Å must be parallel to the surface normal with field_kind D: only that component is "
+        "held"
+    )
+
+
+KIND = "correct one of the two, or ignore the key where it is not about the label that is read"
+KINDS: list[tuple[dict[str, Any], str, str]] = [
+    (
+        {"energy_kind": "E", "potential": [1.0], "potential_reference": "internal"},
+        "slab",
+        f"energy_kind = E must be Omega with electrodes held at potentials: {KIND}",
+    ),
+    (
+        {"energy_kind": "Omega"},
+        "slab",
+        f"energy_kind = Omega must be E without electrodes held at potentials: {KIND}",
+    ),
+    (
+        {"energy_kind": "E", "external_field": [0.0, 0.0, 0.1], "field_kind": "E", "field_unit": "V/Å"},
+        "slab",
+        f"energy_kind = E must be enthalpy in a field, whose -E.M is counted: {KIND}",
+    ),
+    (
+        {"born_kind": "at_psi"},
+        "slab",
+        f"born_kind = at_psi must go with what electrodes are held at, here charges: {KIND}",
+    ),
+    (
+        {"born_kind": "at_Q", "potential": [1.0], "potential_reference": "internal"},
+        "slab",
+        f"born_kind = at_Q must go with what electrodes are held at, here potentials: {KIND}",
+    ),
+    (
+        {"born_kind": "at_D"},
+        "3d",
+        f"born_kind = at_D must go with the boundary, here 3d: there another field is held; {KIND}",
+    ),
+    (
+        {"dipole_correction": True},
+        "3d",
+        "dipole_correction = true must go with boundary slab, not 3d: without its field the vacuum is part of another cell; "
+        "state the boundary",
+    ),
+    (
+        {"slab_axis": "x"},
+        "slab",
+        "slab_axis = x must be z with boundary slab: reorder the cell so that its third vector leaves the surface",
+    ),
+]
+
+
+@pytest.mark.parametrize(("info", "boundary", "sentence"), KINDS)
+def test_labels_of_another_kind_are_refused(info: dict[str, Any], boundary: str, sentence: str) -> None:
+    atoms = slab()
+    atoms.info |= {"E": -3.0} | info
+    atoms.arrays["response"] = np.zeros((4, 3))
+    reading = {
+        "keys": {"energy": "E", "field_response": "response"}, "electrode_elements": ("Au",), "boundary": boundary
+    }  # fmt: skip
+    assert refused(atoms, **reading) == sentence
+    ignored = tuple(k for k in info if k in ("energy_kind", "born_kind", "slab_axis", "dipole_correction"))
+    make_frame(atoms, Reading(**reading, ignore=ignored))
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"energy_kind": "Omega", "potential": [1.0], "potential_reference": "internal"},
+        {"energy_kind": "E", "electrode_charge": [0.0]},
+        {"energy_kind": "enthalpy", "external_field": [0, 0, 0.1], "field_kind": "E", "field_unit": "V/Å"},
+        {"energy_kind": "E"},
+    ],
+)
+def test_labels_of_the_right_kind_are_read(info: dict[str, Any]) -> None:
+    atoms = slab()
+    atoms.info |= {"E": -3.0} | info
+    make_frame(atoms, Reading({"energy": "E"}, electrode_elements=("Au",), boundary="slab"))

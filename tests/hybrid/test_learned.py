@@ -174,3 +174,30 @@ def test_energy_is_conserved_across_rebuilt_lists(name: str) -> None:
     assert spread[0.02] < 2e-3 * np.ptp(kinetic)
     # Second order: what is left is the integrator's.
     assert spread[0.04] / spread[0.02] == pytest.approx(4.0, rel=0.25)
+
+
+def test_charges_that_are_not_those_of_the_cell_are_refused() -> None:
+    model = make_model()
+    ion = Atoms("OH", positions=[[0, 0, 0], [0.97, 0, 0]], cell=[8.0] * 3, pbc=True)
+    ion.calc = calculator(model)
+    with pytest.raises(ValueError, match="total_charge") as caught:
+        ion.get_potential_energy()
+    assert str(caught.value) == (
+        "total_charge = 0 e must be the sum of the model's charges, -1 e: state the cell's charge, or give formal_charges "
+        "per atom or fragments with their charges"
+    )
+    for stated in (-1.0, None):
+        coulomb = Coulomb("3d", "ewald", 1e-12)
+        ion.calc = HybridCalculator(LearnedShortRange(model), coulomb, total_charge=stated)
+        assert np.isfinite(ion.get_potential_energy())
+
+
+def test_a_model_without_charges_refuses_electrodes() -> None:
+    _, groups = slab()
+    local = LearnedShortRange(make_model(charges={"kind": "none"}))
+    with pytest.raises(ValueError, match="electrodes") as caught:
+        HybridCalculator(local, Coulomb("slab"), held(groups))
+    assert str(caught.value) == (
+        "electrodes = 16 atoms must be left out with a model without charges: it has nothing that an electrode's charge could "
+        "act on"
+    )

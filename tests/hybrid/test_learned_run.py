@@ -292,6 +292,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "electrodes = 2 must be left out with a model without charges: it has nothing that an electrode's charge could "
         "act on",
     ),
+    "exchanged charge": (
+        {"short_range": {"model": "giving.safetensors"}, "thermo_potentiostat": {"time_constant_fs": 100.0}},
+        "thermo_potentiostat = given must be left out with a model whose electrolyte exchanges charge with the electrodes "
+        "(boundary_transfer): it holds their charges",
+    ),
 }
 
 
@@ -302,6 +307,7 @@ def test_what_a_model_cannot_do_is_refused_before_anything_is_written(tmp_path: 
     narrow = gentle().spec.model_copy(update={"elements": ("H", "O", "Au")})
     save_model(HybridModel(narrow), tmp_path / "narrow.safetensors")
     save_model(gentle(charges={"kind": "none"}), tmp_path / "local.safetensors")
+    save_model(gentle(charges={"boundary_transfer": True}), tmp_path / "giving.safetensors")
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         run(config, progress=False)

@@ -14,9 +14,11 @@ from scipy.spatial.transform import Rotation
 
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid import HybridCalculator
-from grahame.hybrid.frames import Frame
+from grahame.hybrid.frames import Conditions, Frame
 from grahame.hybrid.model import HybridModel, ModelSpec
 from grahame.hybrid.shortrange.learned import LearnedShortRange
+from grahame.hybrid.training.loss import error_sums
+from grahame.hybrid.training.predicting import predict
 from tests.hybrid.model_cells import batch_of, frame, held, make_model, slab, water_box
 
 VARIANTS = {
@@ -394,3 +396,47 @@ def test_a_loss_of_the_field_response_reaches_the_weights_exactly() -> None:
         return float(loss().detach())
 
     assert slope(along, 1e-3) == pytest.approx(float((gradient * step).sum()), rel=2e-6, abs=1e-7)
+
+
+@pytest.mark.parametrize("label", ["stress", "field_response"])
+def test_frames_without_a_cell_leave_the_gradient_of_a_loss_finite(label: str) -> None:
+    model, lone = make_model(), frame(molecule("H2O"), boundary="open")
+    atoms, groups = slab()
+    metal = (Electrode(np.concatenate(groups), charge=0.0),)
+    other = frame(water_box()) if label == "stress" else frame(atoms, boundary="slab", electrodes=metal)
+    shape = (3, 3) if label == "stress" else (len(other), 3)
+    known = {"energy": np.array(-1.0)}
+    frames = [replace(lone, labels=known), replace(other, labels=known | {label: np.zeros(shape)})]
+    gradients = []
+    for some in (frames, frames[1:]):
+        batch = batch_of(model, *some)
+        (total,) = error_sums(predict(model, batch, [label], train=True), batch, [label])
+        weights = [p for p in model.parameters() if p.requires_grad]
+        gradients.append(torch.autograd.grad(total, weights, allow_unused=True))
+    for both, alone in zip(*gradients):
+        if alone is not None:
+            torch.testing.assert_close(both, alone, rtol=1e-9, atol=1e-9)
+    found = getattr(model.predict(batch_of(model, lone), stress=True, field_response=True), label)
+    assert bool(found.isnan().all())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_new_widths_reach_the_electrodes(trained: bool) -> None:
+    model = make_model(charges={"kind": "transfer", "train_widths": trained})
+    atoms, groups = slab()
+    one = frame(atoms, boundary="slab", electrodes=held(groups))
+    before = energy(model, one)
+    with torch.no_grad():
+        model.widths.raw += 0.5
+    fresh = energy(model, frame(atoms, boundary="slab", electrodes=held(groups)))
+    assert abs(fresh - before) > 1e-3
+    assert energy(model, one) == pytest.approx(fresh, abs=1e-9)
+
+
+def test_frames_may_share_their_conditions() -> None:
+    model = make_model(charges={"kind": "solved", "hardness": 8.0, "widths": {"H": 0.3, "O": 0.7}})
+    shared = Conditions(boundary="open")
+    places = molecule("H2O").positions
+    for symbols, order in (("OHH", [0, 1, 2]), ("HHO", [1, 2, 0]), ("OH", [0, 1])):
+        one = frame(Atoms(symbols, positions=places[order]), boundary="open")
+        assert energy(model, replace(one, conditions=shared)) == pytest.approx(energy(model, one), abs=1e-12)

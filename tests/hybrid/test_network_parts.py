@@ -13,13 +13,15 @@ from scipy.integrate import lebedev_rule
 from scipy.spatial.transform import Rotation
 
 from grahame.electrostatics.units import COULOMB_CONSTANT
+from grahame.hybrid.frames import make_batch
 from grahame.hybrid.graph import batch, make_graph, neighbor_table
+from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
 from grahame.hybrid.shortrange import radial, sphere
 from grahame.hybrid.shortrange.base import Response
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.shortrange.repulsion import NuclearRepulsion
 from grahame.kernels.neighbors import neighbor_pairs
-from tests.hybrid.model_cells import make_model, water_box
+from tests.hybrid.model_cells import frame, held, make_model, slab, water_box
 
 
 def test_radial_functions_are_sines_times_the_envelope() -> None:
@@ -147,3 +149,18 @@ def test_compiled_inference_gives_the_same_numbers() -> None:
         found.append((result.energy, result.charges, result.derivatives(Response(ones, ones, ones))[0]))
     for eager, fast in zip(*found):
         np.testing.assert_allclose(fast, eager, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("site_constants", ["fixed", "element"])
+def test_hardness_starts_as_given_by_element(site_constants: str) -> None:
+    spec = {"hardness": {"Au": 3.0, "O": 12.0}, "site_constants": site_constants}
+    torch.manual_seed(0)
+    model = HybridModel(ModelSpec(elements=("H", "O", "Au"), dtype="float64", charges=ChargeSpec(**spec)))
+    atoms, groups = slab()
+    one = frame(atoms, boundary="slab", electrodes=held(groups))
+    batch = make_batch([one], model.spec.elements, model.spec.architecture.cutoff)
+    found = model.local(batch.graph, torch.tensor([0]), batch.conditions).hardness
+    wanted = np.select([one.numbers == 79, one.numbers == 8], [3.0, 12.0], 0.0)
+    np.testing.assert_allclose(found.detach(), wanted, rtol=0, atol=2e-6)
+    assert model.spec.charges.hard
+    assert not ChargeSpec(hardness={"Au": 0.0}).hard

@@ -85,3 +85,18 @@ def test_nothing_to_do(kind: str) -> None:
     before = {k: v.clone() for k, v in bare.state_dict().items()}
     assert start_transfers(bare, known) is None
     assert all(torch.equal(v, before[k]) for k, v in bare.state_dict().items())
+
+
+def test_atoms_that_never_meet_leave_the_start_as_it_is() -> None:
+    bare = model()
+    alone = Frame(
+        np.array([1, 8]),
+        np.array([[0.0, 0.0, 0.0], [9.0, 0.0, 0.0]]),
+        np.zeros((3, 3)),
+        (False,) * 3,
+        conditions=Conditions(total_charge=-0.2, boundary="open"),
+        labels={"charges": np.array([0.3, -0.5])},
+    )
+    before = bare.charge_head.pairs.detach().clone()
+    assert start_transfers(bare, [alone]) is None
+    assert torch.equal(bare.charge_head.pairs, before)

@@ -1,16 +1,21 @@
 """Bad frames are found before the first epoch, each named by file and index."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.io import write
 
+from grahame.electrostatics import Electrode
+from grahame.hybrid.frames import Conditions, Frame
 from grahame.hybrid.model import ChargeSpec
 from grahame.hybrid.training.checks import check_frames
 from grahame.hybrid.training.config import parse_training
+from grahame.hybrid.training.dataset import Splits
 from grahame.hybrid.training.run import checked_frames
 from grahame.hybrid.training.sources import ChecksConfig
 from tests.hybrid.training.tiny import frames, settings, write_data
@@ -156,3 +161,53 @@ def test_the_known_outliers_of_a_real_set_are_found_and_no_others() -> None:
     assert sorted(p.index for p in splits.problems) == [753, 796, 844]
     assert (len(splits.train), len(splits.valid)) == (758, 94)
     assert not check_frames(splits, ChecksConfig(energy_outliers=None), ChargeSpec(), 2.0)
+
+
+@pytest.mark.parametrize(
+    ("charges", "conditions", "labels", "start"),
+    [
+        ({"kind": "projected"}, {"field": (0.0, 0.0, 0.1)}, {}, "field = (0.0, 0.0, 0.1) V/Å must be left out with boundary 3d"),
+        (
+            {"kind": "transfer"},
+            {"field": (0.0, 0.0, 0.1), "electrodes": (Electrode([0], charge=0.0),)},
+            {},
+            "field = (0.0, 0.0, 0.1) V/Å must be left out with boundary 3d",
+        ),
+        (
+            {"kind": "solved"},
+            {"boundary": "displacement", "displacement": 0.1},
+            {},
+            "boundary = displacement must come with charges made of transfers or held per fragment",
+        ),
+        (
+            {"kind": "transfer", "boundary_transfer": True},
+            {"electrodes": (Electrode([0], charge=0.0),)},
+            {},
+            "electrodes = all held at charges must leave one at a potential with boundary_transfer",
+        ),
+        (
+            {"kind": "projected"},
+            {},
+            {"born": np.zeros((2, 3, 3))},
+            "born = given must be left out with charges of kind projected that all atoms of a periodic cell share",
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_charges_have_no_answer_for_is_found(
+    charges: dict[str, Any], conditions: dict[str, Any], labels: dict[str, Any], start: str
+) -> None:
+    places = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    known = {"energy": np.array(0.0)} | labels
+    frame = Frame(
+        np.array([79, 79]),
+        places,
+        6.0 * np.eye(3),
+        (True,) * 3,
+        conditions=Conditions(**conditions),
+        labels=known,
+    )
+    splits, free = Splits(train=[frame]), replace(frame, labels=known, conditions=Conditions())
+    (problem,) = check_frames(splits, ChecksConfig(), ChargeSpec(**charges), 3.0)
+    assert problem.text.startswith(start)
+    if not labels:
+        assert not check_frames(Splits(train=[free]), ChecksConfig(), ChargeSpec(**charges), 3.0)

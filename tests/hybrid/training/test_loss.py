@@ -13,6 +13,7 @@ from grahame.hybrid.shortrange.equivariant import Architecture
 from grahame.hybrid.training.config import LossConfig, OptimiserConfig, StageTwoConfig
 from grahame.hybrid.training.ema import Average
 from grahame.hybrid.training.loss import error_sums, label_counts, loss
+from grahame.hybrid.training.metrics import ErrorTable
 from grahame.hybrid.training.predicting import predict
 from grahame.hybrid.training.schedule import Plateau, in_stage_two, learning_rate, loss_weights
 from tests.hybrid.training.tiny import frames
@@ -129,3 +130,19 @@ def test_averages_follow_the_weights_and_keep_frozen_ones_exactly() -> None:
         torch.testing.assert_close(layer.weight, start + 0.1)
     torch.testing.assert_close(layer.weight, start + 1.0)
     assert math.isclose(average.decay, 0.9)
+
+
+def test_a_prediction_that_is_not_finite_shows_in_the_errors() -> None:
+    model = tiny_model()
+    batch = make_batch(read(2), ["H", "O"], 3.0)
+    found = predict(model, batch, NAMES)
+    for spoilt in (False, True):
+        table = ErrorTable(model.spec)
+        forces = found["forces"].clone()
+        if spoilt:
+            forces[0, 1] = math.nan
+        table.add(found | {"forces": forces}, batch)
+        value = table.mean_square("forces")
+        assert value is not None
+        assert math.isnan(value) == spoilt
+        assert math.isfinite(table.value("energy"))

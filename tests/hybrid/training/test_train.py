@@ -11,10 +11,14 @@ import yaml
 from ase.build import fcc111
 from ase.io import read, write
 
+from grahame.electrostatics import Coulomb, Electrode
+from grahame.hybrid import HybridCalculator
+from grahame.hybrid.build import build_cell
 from grahame.hybrid.cli import main
-from grahame.hybrid.evaluate import evaluate
-from grahame.hybrid.model_file import load_model
+from grahame.hybrid.evaluate import evaluate, reading_of
+from grahame.hybrid.model_file import load_model, open_model
 from grahame.hybrid.reading import Reading, make_frame
+from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.training.config import parse_training
 from grahame.hybrid.training.metrics import surface_distances
 from grahame.hybrid.training.report import read_curve
@@ -100,6 +104,35 @@ def test_evaluate_says_what_is_wrong(folder: Path, capsys: Any) -> None:
         with pytest.raises(SystemExit):
             main(shlex.split(f"evaluate {folder}/out/model.safetensors {folder}/valid.xyz {options}"))
         assert capsys.readouterr().err == f"Error: {sentence}\n"
+
+
+def test_frames_with_electrodes_are_read_like_the_source_that_had_some() -> None:
+    spec = open_model().spec  # its first source is bulk
+    assert reading_of(spec, "mine.xyz").electrode_groups is None
+    assert reading_of(spec, "mine.xyz", arrays=("numbers", "electrode")).electrode_groups == "electrode"
+    assert reading_of(spec, "bulk-mine.extxyz", arrays=("electrode",)).electrode_groups is None
+    named = reading_of(spec, "mine.xyz", arrays=("electrode",), electrodes=["Au"])
+    assert (named.electrode_elements, named.electrode_groups) == (("Au",), None)
+
+
+def test_the_model_in_the_box_is_evaluated_by_name(tmp_path: Path, capsys: Any) -> None:
+    atoms = build_cell("Au(111)", size=(2, 2, 2), gap=13.0, waters=6, ion_pairs=1)
+    groups = [Electrode(atoms.arrays["electrode"] == g, potential=v) for g, v in ((0, 0.0), (1, 1.0))]
+    atoms.calc = HybridCalculator(LearnedShortRange(open_model()), Coulomb("slab", accuracy=1e-6), groups)
+    forces, results = atoms.get_forces(apply_constraint=False), atoms.calc.results
+    image = atoms.copy()
+    image.calc = None
+    image.set_constraint()
+    image.arrays |= {"forces": forces, "charges": results["charges"]}
+    image.info |= {"energy": results["internal_energy"], "total_charge": 0.0}
+    image.info["electrode_charge"] = results["electrode_charges"]
+    write(tmp_path / "mine.extxyz", image)
+    main(["evaluate", "au-water-nacl", str(tmp_path / "mine.extxyz"), "--json"])
+    errors = json.loads(capsys.readouterr().out)["errors"]
+    rmse = {r["quantity"]: r["rmse"] for r in errors if r["group"] == "all"}
+    # The file's own model: what is left is the accuracy of the electrostatics and the digits of the file.
+    assert rmse["forces"] < 0.5
+    assert rmse["charges"] < 0.05
 
 
 def test_frames_are_checked_without_training(folder: Path, capsys: Any) -> None:
