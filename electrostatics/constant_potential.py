@@ -259,6 +259,14 @@ class ConstantPotential:
         low, high = self._linear.factor("condition").spectrum
         return high / low
 
+    def forget(self) -> None:
+        """Let the next solve depend on its own arguments alone, to the last bit.
+
+        A solve starts from the charges of earlier ones and may use a factor of another geometry or hardness; the answer is
+        the same within the tolerance, but not in its last digits. The operator keeps its lists and parameters.
+        """
+        self._linear.forget()
+
     def state(self) -> dict[str, NDArray[Any]]:
         """What an exact restart needs beside the positions."""
         out = {f"coulomb_{key}": value for key, value in self.coulomb.state().items()}

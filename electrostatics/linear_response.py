@@ -108,6 +108,9 @@ class LinearSolver:
         self._factor: Factor | None = None
         self._matrix: Tensor | None = None
         self._place: tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor] | None = None
+        # The matrix without hardness, of one geometry: a hardness that changes costs a factorisation, no sums.
+        self._bare: tuple[tuple[Tensor | None, ...], Tensor] | None = None
+        self._alone = False
         self._aged = False
         self._inner = torch.zeros((0, 2), dtype=torch.int64)
         self._history: list[Tensor] = []
@@ -118,12 +121,17 @@ class LinearSolver:
 
     # ------------------------------------------------------------------ the factor
 
+    def forget(self) -> None:
+        """Let the next answer depend on its own problem alone, to the last bit: no earlier charges, no older factor."""
+        self._history, self._aged, self._alone = [], False, True
+
     def prepare(self, problem: LinearProblem) -> None:
         """Make the factor if there is none, or if this geometry wants a new one."""
+        alone, self._alone = self._alone, False
         self._problem, self._subset = problem, None
         self._follow(problem.drive.device)
         self._inner = _inner_exclusions(problem)
-        if self.mode == "iterative" or self._factor_fits(problem):
+        if self.mode == "iterative" or self._factor_fits(problem, exactly=alone):
             return
         n = len(problem.solved)
         if self.mode == "auto" and self._factor is None and n > _LARGEST_DENSE:
@@ -133,7 +141,7 @@ class LinearSolver:
             and (self._factor.constraints.set_of == problem.constraints.set_of).all()
         )
         dense = self.mode == "direct" or n <= _ALWAYS_DENSE or problem.system.parameters.method == "exact"
-        if not dense and rigid_sets and not self._aged:
+        if not dense and rigid_sets and not self._aged and not alone:
             return
         self._build(problem)
 
@@ -154,8 +162,11 @@ class LinearSolver:
     def _build(self, problem: LinearProblem) -> None:
         x, s = problem.system.positions[problem.solved], problem.system.smearing[problem.solved]
         p, h, inner = problem.system.parameters, problem.system.cell, self._inner
+        place = (x, h, s, inner)
         with torch.no_grad():
-            if p.method == "pme":
+            if self._bare is not None and _equal(self._bare[0], place):
+                matrix = self._bare[1]
+            elif p.method == "pme":
                 # The mesh's own matrix costs a transform per atom; an Ewald sum of the same accuracy serves,
                 # because the charges are corrected until the mesh itself is content.
                 matrix = self._ewald(p).bind(x, h, s, inner).matrix()
@@ -163,6 +174,7 @@ class LinearSolver:
                 listed = NeighborList(p.cutoff, skin=0.0) if p.method == "ewald" else None
                 waves = problem.system.waves
                 matrix = self.coulomb.bind(x, h, s, inner, 0, p, listed, waves).matrix()
+            self._bare = (place, matrix)
             matrix = matrix + torch.diag(problem.hardness)
         self._factor = Factor(matrix, problem.constraints)
         self._matrix = matrix
@@ -175,8 +187,8 @@ class LinearSolver:
         vacuum: float | str = p.padding if c.boundary == "slab" and p.padding >= 0.0 else "auto"
         return Coulomb(c.boundary, "ewald", c.accuracy, vacuum, c.background, c.coulomb_constant)
 
-    def _factor_fits(self, problem: LinearProblem) -> bool:
-        """Whether the factor belongs to exactly this geometry and these constraints."""
+    def _factor_fits(self, problem: LinearProblem, exactly: bool = False) -> bool:
+        """Whether the factor belongs to this geometry and these constraints, to rounding or `exactly`."""
         if self._factor is None or self._place is None:
             return False
         x, h, hardness, s, excluded = self._place
@@ -196,6 +208,8 @@ class LinearSolver:
         ]
         if h is not None and now.cell is not None:
             near.append((h, now.cell))
+        if exactly:
+            return all(torch.equal(a, b) for a, b in near)
         return all(bool(torch.allclose(a, b, rtol=0.0, atol=_SAME_PLACE)) for a, b in near)
 
     def factor(self, name: str) -> Factor:
@@ -444,6 +458,17 @@ class LinearSolver:
             self._neighbors = NeighborList(float(state["list_cutoff"]))
             entries = {k[5:]: v for k, v in state.items() if k.startswith("list_") and k != "list_cutoff"}
             self._neighbors.load_state(entries)
+
+
+def _equal(a: tuple[Tensor | None, ...], b: tuple[Tensor | None, ...]) -> bool:
+    """Whether two places hold the same numbers on the same device."""
+
+    def same(x: Tensor | None, y: Tensor | None) -> bool:
+        if x is None or y is None:
+            return x is y
+        return x.device == y.device and x.shape == y.shape and torch.equal(x, y)
+
+    return all(same(x, y) for x, y in zip(a, b))
 
 
 def _inner_exclusions(problem: LinearProblem) -> Tensor:

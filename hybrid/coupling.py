@@ -216,6 +216,8 @@ class LongRangeTerms:
         # A field that follows held charges is no minimum: second derivatives of Omega need those of the charges.
         follows = held.boundary == "finite-field" and all(g.potential is None for g in groups)
         solver.response_steps = 2 if follows else orders
+        # A training that is resumed must meet the same bits, whatever was solved before.
+        solver.forget()
         solution = solver.solve(
             x,
             q,

@@ -6,14 +6,18 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from ase.io import write
 from safetensors.torch import load_file
 
 from grahame.hybrid.training.checkpoint import load_checkpoint
-from grahame.hybrid.training.config import parse_training
+from grahame.hybrid.training.config import TrainConfig, parse_training
 from grahame.hybrid.training.loop import Trainer
 from grahame.hybrid.training.run import train
+from tests.hybrid.model_cells import slab
 from tests.hybrid.training.tiny import settings, write_data
 
 STAGES: dict[str, Any] = {
@@ -156,3 +160,51 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(data: Path, tmp_path: P
     assert str(error.value) == (
         f"checkpoint = {tmp_path / 'model.checkpoint.pt'} must exist: train once without --resume"
     )
+
+
+def write_slabs(folder: Path) -> None:
+    """Gold slabs with water between them, all metal one conductor; labels of no meaning."""
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 5), ("valid", 2)):
+        images = []
+        for _ in range(count):
+            atoms, groups = slab()
+            atoms.cell[2, 2] = 24.0
+            atoms.positions += rng.normal(scale=0.03, size=(len(atoms), 3))
+            forces = rng.normal(scale=0.3, size=(len(atoms), 3))
+            bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+            bare.set_array("metal", np.isin(np.arange(len(atoms)), np.concatenate(groups)) - 1)
+            bare.arrays["REF_forces"] = forces - forces.mean(axis=0)
+            bare.info |= {"REF_energy": float(rng.normal()), "total_charge": 0.0}
+            images.append(bare)
+        write(folder / f"{name}.xyz", images)
+
+
+@pytest.mark.parametrize("site_constants", ["fixed", "environment"])
+def test_a_training_through_the_electrode_solve_continues_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site_constants: str
+) -> None:
+    write_slabs(tmp_path)
+
+    def config(name: str) -> TrainConfig:
+        blocks = settings(
+            tmp_path / name,
+            model={"charges": {"site_constants": site_constants, "hardness": 2.0}, "accuracy": 1e-3},
+            loss={"charges": 0.0}, optimiser={"epochs": 3, "batch_size": 2},
+        )  # fmt: skip
+        blocks["data"]["keys"] = {"energy": "REF_energy", "forces": "REF_forces"}
+        blocks["data"] |= {"electrode_groups": "metal", "boundary": "slab"}
+        blocks["loss"] = {"forces": 10.0}
+        return parse_training(blocks, tmp_path)
+
+    train(config("whole"), progress=False)
+
+    def die() -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        dies_after(5, patch, die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(config("parts"), progress=False)
+    train(config("parts"), resume=True, progress=False)
+    same(tmp_path / "whole", tmp_path / "parts")
