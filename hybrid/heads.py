@@ -81,7 +81,8 @@ def dipole_of_transfers(formal: Tensor, gained: Tensor, graph: Graph, pair_vecto
     """(B,3) e Å: sum formal_i r_i - sum over pairs p_ij d_ij, the same wherever atoms are wrapped pairwise.
 
     Args:
-        formal: (n,) e, zero on solved atoms; gained: (p,) e; pair_vectors: (p,3) first to second atom, Å.
+        formal: (n,) e, zero on solved atoms; gained: (p,) e; graph: of the atoms; pair_vectors: (p,3) first to second
+            atom, Å.
     """
     i, j = graph.pairs.unbind(1)
     inner = ~(graph.solved[i] | graph.solved[j])

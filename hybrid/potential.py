@@ -9,18 +9,17 @@ the rest. Arrays only: no ASE, no files, no configuration.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
-from grahame.electrostatics.arrays import host
 from grahame.electrostatics.constant_potential import ConstantPotentialResult
 from grahame.electrostatics.electrodes import what_is_held
+from grahame.hybrid.boundary_check import PBC, check_frame
 from grahame.hybrid.crossing import (
     Linear,
     effective_displacement,
@@ -30,53 +29,20 @@ from grahame.hybrid.crossing import (
     refuse_periodic_field,
     refuse_shared,
 )
+from grahame.hybrid.predicted import (
+    Predicted,
+    as_arrays,
+    crossing_of,
+    of_sites,
+    on_atoms,
+    pulls_of,
+    square_of_sites,
+)
 from grahame.hybrid.shortrange.base import Response, SeesElectrodes, ShortRange, ShortRangeResult
 from grahame.hybrid.sites import own_shift
 from grahame.hybrid.unwrap import image_shifts
 
 Floats = NDArray[np.float64]
-PBC = tuple[bool, bool, bool]
-
-# (needed periodic directions, directions the short range repeats in). Along a slab's normal nothing repeats,
-# whatever the atoms' flag says: the flag only tells that positions may have been wrapped there.
-_PBC: dict[str, tuple[tuple[bool | None, bool | None, bool | None], PBC]] = {
-    "3d": ((True, True, True), (True, True, True)),
-    "finite-field": ((True, True, True), (True, True, True)),
-    "displacement": ((True, True, True), (True, True, True)),
-    "slab": ((True, True, None), (True, True, False)),
-    "slab-exact": ((True, True, None), (True, True, False)),
-    "open": ((False, False, False), (False, False, False)),
-}
-
-
-def check_frame(boundary: str, positions: Floats, cell: Floats, pbc: PBC) -> PBC:
-    """The directions in which a frame repeats under a boundary, (True, True, False) for a slab.
-
-    Args:
-        boundary: of the Coulomb operator.
-        positions: (n, 3) Å; cell: (3, 3) Å rows; pbc: the atoms' periodic directions.
-    Raises:
-        ValueError: for positions that are not finite, pbc that does not fit, a cell without volume.
-    """
-    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(bad):
-        raise ValueError(
-            f"positions[{bad[0]}] = {positions[bad[0]]} Å must be finite: check the structure, or the time "
-            "step of the run"
-        )
-    needed, repeated = _PBC[boundary]
-    if any(n is not None and n != p for n, p in zip(needed, pbc)):
-        flags = ", ".join(str(bool(n)) if n is not None else "False" for n in needed)
-        raise ValueError(
-            f"pbc = ({', '.join(str(bool(p)) for p in pbc)}) must be ({flags}) with boundary "
-            f"{boundary}: set atoms.pbc or choose another boundary"
-        )
-    if boundary != "open" and abs(float(np.linalg.det(cell))) < 1e-12:
-        raise ValueError(
-            f"cell volume = {abs(float(np.linalg.det(cell))):g} Å³ must be positive with boundary "
-            f"{boundary}: give three independent cell vectors"
-        )
-    return repeated
 
 
 @dataclass(frozen=True)
@@ -121,73 +87,6 @@ def _moment(charges: Floats, positions: Floats) -> Floats:
     """sum of q r, e Å. Not a matrix product: those may round differently from one process to the next, and a
     restarted run must write the same digits."""
     return np.asarray((charges[:, None] * positions).sum(axis=0))
-
-
-def _on_atoms(near: ShortRangeResult, forces: Floats) -> Floats:
-    """(n, 3) forces on atoms, what pulls at charges beside them included, eV/Å."""
-    return forces if near.sites is None else near.sites.fold(forces)
-
-
-def _crossing(near: ShortRangeResult) -> Floats:
-    """(3,) e Å of charge exchanged through the cell's faces."""
-    return np.zeros(3) if near.crossing is None else near.crossing
-
-
-def _of_sites(near: ShortRangeResult, factor: float) -> Floats:
-    """(n+m,) factor times the charge of each site, 0 for atoms."""
-    out = np.zeros(len(near.charges))
-    if near.sites is not None:
-        start = len(out) - len(near.sites.atoms)
-        out[start:] = factor * near.charges[start:]
-    return out
-
-
-def _square(near: ShortRangeResult) -> float:
-    """e², sum of the squared charges of sites."""
-    return float((_of_sites(near, 1.0) ** 2).sum())
-
-
-def _pulls(near: ShortRangeResult, forces: Floats, atoms: int) -> Floats | None:
-    """(m, 3) how Omega changes when a charge moves away from its atom, eV/Å; None where none stands beside one."""
-    return None if near.sites is None else -forces[atoms:]
-
-
-@dataclass(frozen=True)
-class _Predicted:
-    """What a short range predicts for the solver; tensors where their slopes of Omega are wanted.
-
-    Attributes:
-        charges: (n,) e; electronegativity, hardness: of the solved atoms, V and V/e, or None.
-    """
-
-    charges: Any
-    electronegativity: Any
-    hardness: Any
-
-    @classmethod
-    def of(
-        cls, charges: Floats, electronegativity: Floats | None, hardness: Floats | None, *, graph: bool
-    ) -> _Predicted:
-        """Arrays as they are, or as leaves of a graph."""
-        values = (charges, electronegativity, hardness)
-        if not graph:
-            return cls(*values)
-        return cls(*(None if v is None else torch.tensor(v, requires_grad=True) for v in values))
-
-    def slopes(self, energy: Any) -> tuple[Floats | None, ...]:
-        """dOmega/d of each, its own sums held; None for arrays."""
-        leaves = [v for v in (self.charges, self.electronegativity, self.hardness) if isinstance(v, Tensor)]
-        if not leaves:
-            return None, None, None
-        found = iter(torch.autograd.grad(energy, leaves))
-        values = (self.charges, self.electronegativity, self.hardness)
-        return tuple(host(next(found)) if isinstance(v, Tensor) else None for v in values)
-
-
-def _as_arrays(far: ConstantPotentialResult) -> ConstantPotentialResult:
-    """A result without graph, in arrays."""
-    tensors: dict[str, Any] = {k: host(v) for k, v in vars(far).items() if isinstance(v, Tensor)}
-    return replace(far, **tensors) if tensors else far
 
 
 class HybridPotential:
@@ -292,7 +191,9 @@ class HybridPotential:
         self.prepare(numbers)
         boundary = self.coulomb.boundary
         # In "3d" nothing depends on the cell's cut, but labels of a slab may be evaluated beside it.
-        seen = (getattr(self.short_range, "also_seen_in", None) if boundary == "3d" else None) or boundary
+        seen = boundary
+        if boundary == "3d" and isinstance(self.short_range, SeesElectrodes):
+            seen = self.short_range.also_seen_in or boundary
         shifts = image_shifts(positions, numbers, cell, self._indices, seen, pbc[2])
         if shifts.any():
             positions = positions + shifts[:, None] * cell[2]
@@ -307,7 +208,7 @@ class HybridPotential:
         displacement = self._displacement(near, cell)
         places, atoms = near.places(positions), len(positions)
         follows = self._field_follows(potentials, electrode_charges)
-        predicted = _Predicted.of(
+        predicted = Predicted.of(
             near.charges,
             self._of_solved(near.electronegativity),
             self._of_solved(near.hardness),
@@ -330,10 +231,10 @@ class HybridPotential:
             hardness=predicted.hardness,
         )
         slopes = predicted.slopes(far.energy)
-        far = _as_arrays(far)
+        far = as_arrays(far)
         crossed = self._crossed(np.asarray(far.charges), places, cell, np.asarray(far.field), displacement)
         own = self._own_shift(near, places, box)
-        gained = -own * _square(near)
+        gained = -own * square_of_sites(near)
         if boundary == "finite-field" and near.crossing is not None:
             x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
             if follows:
@@ -347,10 +248,10 @@ class HybridPotential:
             short_range_energy=near.energy,
             work=float(far.work),
             field_energy=float(far.field_energy),
-            forces=forces + _on_atoms(near, far.forces),
+            forces=forces + on_atoms(near, far.forces),
             stress=self._stress(virial, far.stress, cell) if stress else None,
             charges=np.asarray(far.charges)[:atoms],
-            dipole=_moment(np.asarray(far.charges), places) + _crossing(near),
+            dipole=_moment(np.asarray(far.charges), places) + crossing_of(near),
             electrode_charges=np.asarray(far.electrode_charges),
             electrode_potentials=np.asarray(far.potentials),
             iterations=int(far.iterations),
@@ -394,12 +295,12 @@ class HybridPotential:
             q[solved] = by_electronegativity
         if by_hardness is not None:
             half_squares[solved] = by_hardness
-        potential = potential - _of_sites(near, 2.0 * own)
-        return Response(potential, q, half_squares, _pulls(near, far.forces, atoms), crossed)
+        potential = potential - of_sites(near, 2.0 * own)
+        return Response(potential, q, half_squares, pulls_of(near, far.forces, atoms), crossed)
 
     def _check_exchange(self, potentials: Floats | None, electrode_charges: Floats | None) -> None:
         """Refuse held charges everywhere where the electrolyte exchanges charge with the electrodes."""
-        if self.electrodes and getattr(self.short_range, "exchanges", False):
+        if self.electrodes and isinstance(self.short_range, SeesElectrodes) and self.short_range.exchanges:
             held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
             if all(held.by_charge):
                 refuse_exchange()
@@ -478,15 +379,15 @@ class HybridPotential:
             stress=stress,
         )
         own = self._own_shift(near, places, box)
-        energy = near.energy + float(far.energy) - own * _square(near)
+        energy = near.energy + float(far.energy) - own * square_of_sites(near)
         if self.coulomb.boundary == "3d" and field is not None:
-            energy -= float((field * _crossing(near)).sum())
+            energy -= float((field * crossing_of(near)).sum())
         none = np.zeros(atoms)
-        pulls = _pulls(near, far.forces, atoms)
+        pulls = pulls_of(near, far.forces, atoms)
         crossed = None
         if box is not None:
             crossed = self._crossed(np.asarray(near.charges), places, box, field, displacement)
-        potential = np.asarray(far.potential) - _of_sites(near, 2.0 * own)
+        potential = np.asarray(far.potential) - of_sites(near, 2.0 * own)
         forces, virial = near.derivatives(Response(potential, none, none, pulls, crossed))
         return HybridResult(
             energy=energy,
@@ -494,10 +395,10 @@ class HybridPotential:
             short_range_energy=near.energy,
             work=0.0,
             field_energy=0.0,
-            forces=forces + _on_atoms(near, far.forces),
+            forces=forces + on_atoms(near, far.forces),
             stress=None if box is None or not stress else self._stress(virial, far.stress, box),
             charges=np.asarray(near.charges)[:atoms],
-            dipole=_moment(near.charges, places) + _crossing(near),
+            dipole=_moment(near.charges, places) + crossing_of(near),
             electrode_charges=np.zeros(0),
             electrode_potentials=np.zeros(0),
             iterations=0,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.electrostatics.electrodes import check_electrodes
+from grahame.hybrid.boundary_check import check_frame
 from grahame.hybrid.crossing import effective_displacement
 from grahame.hybrid.model import HybridModel
-from grahame.hybrid.potential import check_frame
 from grahame.hybrid.shortrange.base import ShortRangeResult
 from grahame.hybrid.shortrange.classical import ClassicalForceField
 from grahame.hybrid.shortrange.learned import LearnedShortRange

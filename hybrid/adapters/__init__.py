@@ -10,8 +10,9 @@ A trunk gives an energy and, where the model shows them, features and charges. C
 Each program is an optional extra, imported when its trunk is used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from grahame.hybrid.lazy import lazy
 
 if TYPE_CHECKING:
     from grahame.hybrid.adapters.ase_calculator import ASETrunk
@@ -75,10 +76,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

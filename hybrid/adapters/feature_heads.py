@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.data import atomic_numbers, chemical_symbols
+from ase.data import atomic_numbers
 from torch import Tensor, nn
 
-from grahame.hybrid.adapters.trunk import Trunk, TrunkOutput
+from grahame.hybrid.adapters.trunk import Trunk, TrunkOutput, species_index
 from grahame.hybrid.frames import Conditions
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.heads import (
@@ -134,17 +134,7 @@ class FeatureHeads(nn.Module):
         Raises:
             ValueError: for an element that the heads do not know.
         """
-        table = torch.full((len(chemical_symbols),), -1, dtype=torch.long)
-        for index, element in enumerate(self.elements):
-            table[atomic_numbers[element]] = index
-        species = table.to(numbers.device)[numbers]
-        if bool((species < 0).any()):
-            atom = int(torch.argmax((species < 0).to(torch.int)))
-            raise ValueError(
-                f"numbers[{atom}] = {chemical_symbols[int(numbers[atom])]} must be an element of the heads "
-                f"({', '.join(self.elements)}): train heads that know it"
-            )
-        return species
+        return species_index(numbers, [atomic_numbers[e] for e in self.elements], "the heads")
 
     def local(
         self, out: TrunkOutput, graph: Graph, numbers: Tensor, conditions: tuple[Conditions, ...], r: Tensor
@@ -152,8 +142,8 @@ class FeatureHeads(nn.Module):
         """Charges and constants of a batch.
 
         Args:
-            out: of the trunk; graph: species must be those of the heads (`species`); conditions: per frame.
-            r: (p,) Å.
+            out: of the trunk; graph: species must be those of the heads (`species`), so that atomic numbers (n,) say
+                nothing more; conditions: per frame; r: (p,) Å.
         """
         if out.features is None:
             raise ValueError("features = none must be given by the model: use FixedCharges instead of heads")

@@ -92,7 +92,7 @@ class MACETrunk:
 
     def __call__(self, graph: Graph, numbers: Tensor, pbc: Sequence[PBC]) -> TrunkOutput:
         """Energies and features of a batch."""
-        species = species_index(numbers, self._numbers, "MACE")
+        species = species_index(numbers, self._numbers, "the MACE model")
         edges = edges_within(graph, self.cutoff)
         x = graph.positions
         counts = torch.bincount(graph.frame, minlength=graph.frames)

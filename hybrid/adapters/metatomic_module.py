@@ -20,7 +20,7 @@ class LocalModule(torch.nn.Module):
         table: species of each atomic number, -1 for unknown ones; formal: e per species; solved: True for species
             whose charges a solver owns; widths: Å per species.
         cutoff: Å; switch: radii between which near pairs are left to the model, Å, or (0, 0) for none.
-        coulomb_constant: eV Å/e².
+        coulomb_constant: eV Å/e²; charged: whether the model has charges, which are then an output.
     """
 
     table: torch.Tensor

@@ -134,7 +134,7 @@ class NequIPTrunk:
 
     def __call__(self, graph: Graph, numbers: Tensor, pbc: Sequence[PBC]) -> TrunkOutput:
         """Energies and features of a batch."""
-        species = species_index(numbers, self._numbers, "NequIP")
+        species = species_index(numbers, self._numbers, "the NequIP model")
         edges = edges_within(graph, self.cutoff)
         data = {
             "pos": graph.positions,

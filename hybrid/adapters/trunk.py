@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from grahame.hybrid.graph import PBC, Graph
@@ -83,11 +84,11 @@ def edges_within(graph: Graph, cutoff: float) -> Edges:
     )
 
 
-def species_index(numbers: Tensor, known: Sequence[int], model: str) -> Tensor:
-    """(n,) position of each atomic number among those a model knows.
+def species_index(numbers: Tensor, known: Sequence[int], owner: str) -> Tensor:
+    """(n,) position of each atomic number among those that `owner` ("the MACE model", "the heads") was trained on.
 
     Raises:
-        ValueError: for an element the model was not trained on.
+        ValueError: for another element.
     """
     table = torch.full((max(max(known), int(numbers.max())) + 1,), -1, dtype=torch.long)
     table[torch.as_tensor(list(known))] = torch.arange(len(known))
@@ -95,8 +96,8 @@ def species_index(numbers: Tensor, known: Sequence[int], model: str) -> Tensor:
     if bool((index < 0).any()):
         atom = int(torch.argmax((index < 0).to(torch.int)))
         raise ValueError(
-            f"numbers[{atom}] = {int(numbers[atom])} must be an element of the {model} model "
-            f"({', '.join(map(str, known))}): use a model trained on it"
+            f"numbers[{atom}] = {chemical_symbols[int(numbers[atom])]} must be an element of {owner} "
+            f"({', '.join(chemical_symbols[z] for z in known)}): use what was trained on it"
         )
     return index
 

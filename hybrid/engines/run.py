@@ -35,6 +35,7 @@ from grahame.hybrid.engines.progress import Bar, StopFlag
 from grahame.hybrid.engines.provenance import file_hash, provenance
 from grahame.hybrid.engines.setup import load_structure, prepare
 from grahame.hybrid.engines.summary import Paths, RunSummary, log_columns, summarise
+from grahame.hybrid.shortrange.base import SeesElectrodes
 
 STAGES = ("minimise", "equilibrate", "produce")
 
@@ -71,7 +72,8 @@ class _Run:
         if block is not None:
             solver = self.simulation.calculator.potential.solver
             assert solver is not None
-            if getattr(self.simulation.calculator.potential.short_range, "exchanges", False):
+            short = self.simulation.calculator.potential.short_range
+            if isinstance(short, SeesElectrodes) and short.exchanges:
                 raise ValueError(
                     "thermo_potentiostat = given must be left out with a model whose electrolyte exchanges charge with the "
                     "electrodes (boundary_transfer): it holds their charges"

@@ -12,6 +12,7 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from grahame.electrostatics import Coulomb, Electrode
+from grahame.hybrid.boundary_check import check_frame
 from grahame.hybrid.calculator import HybridCalculator
 from grahame.hybrid.conditions import Ramp
 from grahame.hybrid.config import ElectrodeConfig, RunConfig
@@ -19,7 +20,6 @@ from grahame.hybrid.config_short_range import ClassicalConfig, ForeignConfig
 from grahame.hybrid.electrode_groups import rest_of
 from grahame.hybrid.files import read_structure
 from grahame.hybrid.model_file import load_model
-from grahame.hybrid.potential import check_frame
 from grahame.hybrid.shortrange.base import ShortRange
 from grahame.hybrid.shortrange.classical import ClassicalForceField
 from grahame.hybrid.shortrange.learned import LearnedShortRange
@@ -228,11 +228,6 @@ def make_calculator(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> Hybr
     if isinstance(short, LearnedShortRange):
         spec = short.model.spec
         accuracy = c.accuracy or spec.accuracy
-        if electrodes and not spec.long_range:
-            raise ValueError(
-                f"electrodes = {len(electrodes)} must be left out with a model without charges: it has nothing that "
-                "an electrode's charge could act on"
-            )
         if spec.charges.kind == "solved":
             electrodes = rest_of(len(atoms), electrodes, s.total_charge)
     options: dict[str, Any] = {}

@@ -111,6 +111,16 @@ class ShortRangeResult:
 class SeesElectrodes(Protocol):
     """A short range that must know which atoms a charge solver owns, and says how wide their charges are."""
 
+    @property
+    def exchanges(self) -> bool:
+        """Whether the electrolyte exchanges charge with electrodes."""
+        ...
+
+    @property
+    def also_seen_in(self) -> str | None:
+        """Another boundary in which positions of a "3d" run are evaluated, that of labels; None for none."""
+        ...
+
     def set_solved(self, indices: IntArray) -> None:
         """Name these atoms, (m,) indices."""
         ...

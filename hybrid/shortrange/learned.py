@@ -96,6 +96,11 @@ class LearnedShortRange:
         """Whether the electrolyte exchanges charge with electrodes."""
         return self.model.spec.charges.boundary_transfer
 
+    @property
+    def also_seen_in(self) -> str | None:
+        """None: a model of ours is evaluated in the boundary of the run alone."""
+        return None
+
     def widths(self, numbers: IntArray) -> FloatArray:
         """(n,) Å, Gaussian width of every atom."""
         species = torch.as_tensor(self.model.spec.species(numbers))

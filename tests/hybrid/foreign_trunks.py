@@ -26,7 +26,7 @@ class PairTrunk:
 
     def __call__(self, graph: Graph, numbers: Tensor, pbc: Sequence[PBC]) -> TrunkOutput:
         assert len(pbc) == graph.frames
-        species = species_index(numbers, NUMBERS, "pair")
+        species = species_index(numbers, NUMBERS, "the pair model")
         edges = edges_within(graph, self.cutoff)
         r = torch.linalg.vector_norm(edges.vectors, dim=1)
         mixed = self.weights[species[edges.center], species[edges.neighbor]]

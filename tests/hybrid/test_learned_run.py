@@ -289,7 +289,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no charges": (
         {"short_range": {"model": "local.safetensors"}},
-        "electrodes = 2 must be left out with a model without charges: it has nothing that an electrode's charge could "
+        "electrodes = 8 atoms must be left out with a model without charges: it has nothing that an electrode's charge could "
         "act on",
     ),
     "exchanged charge": (
