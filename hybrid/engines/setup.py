@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,9 +138,16 @@ def select_all(config: RunConfig, atoms: Atoms) -> list[Ints]:
 
 
 def _refuse_left_out(groups: list[Ints], atoms: Atoms) -> None:
-    """Electrodes of the structure that nothing holds would be metal without any charge."""
+    """Electrodes of the structure that nothing holds are metal without any charge: never beside others, else said."""
     marked = atoms.arrays.get("electrode")
-    if not groups or marked is None:
+    if marked is None or not (marked >= 0).any():
+        return
+    if not groups:
+        warnings.warn(
+            f"electrodes = none hold the structure's groups {sorted(set(marked[marked >= 0].tolist()))}: their atoms carry no "
+            "charge; add `electrodes:` to hold them at potentials or charges",
+            stacklevel=2,
+        )
         return
     left = np.setdiff1d(np.flatnonzero(marked >= 0), np.concatenate(groups))
     if len(left):

@@ -309,3 +309,13 @@ def test_langevin_leaves_the_centre_of_mass_free_without_a_warning() -> None:
         warnings.simplefilter("error")
         langevin(atoms, units.fs, 300.0, 0.01 / units.fs, np.random.default_rng(1)).run(5)
     assert np.abs(atoms.get_momenta().sum(axis=0)).max() > 0.01
+
+
+def test_metal_that_nothing_holds_is_mentioned(tmp_path: Path) -> None:
+    config = small_run(tmp_path, {"steps": 1}, electrodes=[])
+    with pytest.warns(UserWarning, match="electrodes = none") as said:
+        run(config, progress=False)
+    assert str(said[0].message) == (
+        "electrodes = none hold the structure's groups [0, 1]: their atoms carry no charge; add `electrodes:` to hold them at "
+        "potentials or charges"
+    )
