@@ -63,12 +63,12 @@ def dynamics(options: argparse.Namespace, name: str, start: Path, conditions: di
         }
     )
     summary = run(config, restart=not quick, progress=sys.stderr.isatty())
+    if not summary.completed:
+        raise SystemExit(f"{name} was interrupted: start the program again to continue it")
     per_step = 1e3 * summary.wall_s / max(1, summary.steps)
     print(
         f"{name}: {summary.atoms} atoms, {summary.time_ps:.2f} ps, {per_step:.0f} ms per step, {summary.temperature_K:.0f} K"
     )
-    if not summary.completed:
-        raise SystemExit(f"{name} was interrupted: start the program again to continue it")
     return summary.trajectory
 
 
