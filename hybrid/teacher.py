@@ -14,6 +14,7 @@ from ase import Atoms
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid.calculator import HybridCalculator
 from grahame.hybrid.shortrange.fluctuating import SPC_FQ, FluctuatingWater, FluctuatingWaterModel
+from grahame.hybrid.shortrange.surroundings import SurroundingsModel
 from grahame.hybrid.shortrange.topology import electrode_indices
 
 METAL_WIDTH = 0.392
@@ -45,6 +46,7 @@ def teacher_calculator(
     electrode_lj: bool = True,
     solver: str = "auto",
     tolerance: float | None = None,
+    surroundings: SurroundingsModel | None = None,
 ) -> HybridCalculator:
     """The teacher for one structure, as an ASE calculator.
 
@@ -59,6 +61,7 @@ def teacher_calculator(
         cutoff: Å, of the Lennard-Jones.
         electrode_lj: Lennard-Jones between metal atoms.
         solver, tolerance: of the charges.
+        surroundings: how electronegativity and hardness of metal atoms follow their neighbours; None for constants.
 
     Returns:
         The calculator. Its groups are the electrodes in their order, then one of charge zero per molecule.
@@ -68,7 +71,12 @@ def teacher_calculator(
     """
     metals = _held(metal_groups(atoms), potentials, charges)
     short_range = FluctuatingWater.from_atoms(
-        atoms, [m.indices.tolist() for m in metals], model=model, cutoff=cutoff, electrode_lj=electrode_lj
+        atoms,
+        [m.indices.tolist() for m in metals],
+        model=model,
+        cutoff=cutoff,
+        electrode_lj=electrode_lj,
+        surroundings=surroundings,
     )
     return HybridCalculator(
         short_range,

@@ -63,6 +63,7 @@ def label(atoms: Atoms, calculator: HybridCalculator) -> tuple[dict[str, Any], d
     by_charge = bool(np.isnan(calculator.potentials[:groups]).any())
     boundary = potential.coulomb.boundary
     columns = {"charges": charges, "forces": forces, "smearing": widths(atoms, short_range)}
+    columns |= _site_constants(work, short_range)
     info: dict[str, Any] = {
         "energy": float(results["energy"]),
         "energy_kind": "E" if by_charge or not groups else "Omega",
@@ -103,6 +104,17 @@ def label(atoms: Atoms, calculator: HybridCalculator) -> tuple[dict[str, Any], d
         info["work_function_side"] = "+n"
         info["work_function_other_side"] = work_function(float(psi[0]), moment, area, "-")
     return columns, info
+
+
+def _site_constants(atoms: Atoms, short_range: FluctuatingWater) -> dict[str, Floats]:
+    """Electronegativity (V) and hardness (V/e) of every solved atom, where they follow the surroundings."""
+    if short_range.surroundings is None:
+        return {}
+    a, b, c = map(bool, atoms.pbc)
+    found = short_range.compute(atoms.positions, atoms.numbers, atoms.cell.array, (a, b, c))
+    assert found.electronegativity is not None
+    assert found.hardness is not None
+    return {"electronegativity": found.electronegativity, "hardness": found.hardness}
 
 
 def widths(atoms: Atoms, short_range: FluctuatingWater) -> Floats:

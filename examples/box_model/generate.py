@@ -2,10 +2,12 @@
 
     python examples/box_model/generate.py --out box_data              # about 1,800 frames, half an hour of one core
     python examples/box_model/generate.py --out box_quick --quick     # a few seconds
+    python examples/box_model/generate.py --out box_second --config examples/box_model/surroundings.yaml
 
 Every run of `runs.yaml` writes one extended-XYZ file (and one with responses) and a JSON record beside it; a
 finished run is not repeated. `index.json` lists all files with their SHA256 and how they came about. The labels
-are those of a classical constant-potential reference with polarisable water, not of electronic structure.
+are those of a classical constant-potential reference with polarisable water, not of electronic structure. In the runs
+of `surroundings.yaml` electronegativity and hardness of every gold atom follow its neighbours too.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from grahame.electrostatics import Coulomb  # noqa: E402
 from grahame.hybrid.calculator import HybridCalculator  # noqa: E402
 from grahame.hybrid.files import replacing  # noqa: E402
 from grahame.hybrid.shortrange.parameters import IONS  # noqa: E402
+from grahame.hybrid.shortrange.surroundings import GOLD_IN_WATER  # noqa: E402
 from grahame.hybrid.teacher import default_coulomb, teacher_calculator  # noqa: E402
 from grahame.hybrid.teacher_frames import (  # noqa: E402
     field_response,
@@ -65,6 +68,8 @@ def calculator(
         options = {}
     ions = sum(int((atoms.symbols == name).sum()) * ion.charge for name, ion in IONS.items())
     total = 0.0 if metal else float(ions)
+    if spec.get("surroundings"):
+        options["surroundings"] = GOLD_IN_WATER
     return teacher_calculator(atoms, coulomb=coulomb, tolerance=tolerance, total_charge=total, **options)
 
 

@@ -32,7 +32,16 @@ Floats = NDArray[np.float64]
 COULOMB = 14.399645478425668  # eV Å/e², CODATA 2018
 EV = 96.48533212331002  # kJ/mol
 REACH = 6.0  # Å; beyond it Gaussians are points, and the reference's Lennard-Jones has ended
-RUNS = ("narrow-2V", "wide-2V", "film-salt-field", "film-charged", "bulk-salt", "metal-400K")
+RUNS = (
+    "narrow-2V",
+    "wide-2V",
+    "film-salt-field",
+    "film-charged",
+    "bulk-salt",
+    "metal-400K",
+    "wide-charged",
+    "film-field",
+)
 
 
 @dataclass(frozen=True)
@@ -43,13 +52,14 @@ class Law:
     water: dict[str, float]
     cutoff: float
     start: float
+    surroundings: dict[str, Any] | None
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Law:
         """From an entry of `runs` in index.json."""
         t = record["teacher"]
         types = {x["element"]: (x["epsilon_eV"], x["sigma_A"]) for x in t["types"]}
-        return cls(types, t["water"], t["cutoff_A"], t["switch_distance_A"])
+        return cls(types, t["water"], t["cutoff_A"], t["switch_distance_A"], t.get("surroundings"))
 
 
 def repeats(atoms: Atoms) -> tuple[int, int, int]:
@@ -72,6 +82,31 @@ def pair_sum(law: Law) -> str:
     lj = f"step({rc!r}-r)*4*sqrt(eps1*eps2)*(s^12*{terms[0]}-s^6*{terms[1]})"
     lack = f"-{0.1 * COULOMB * EV!r}*q1*q2*erfc(r/sqrt(2*(w1*w1+w2*w2)))/r"
     return f"{lj}{lack}; s=0.5*(sig1+sig2)"
+
+
+def surroundings(law: Law, atoms: Atoms, periodic: bool) -> Any:
+    """chi_i q_i + J_i q_i²/2 of gold, whose constants are sums over its neighbours: an energy of pairs, in OpenMM."""
+    import openmm as mm
+
+    constants = law.surroundings
+    assert constants is not None
+    kinds = sorted(set(atoms.get_chemical_symbols()))
+    force = mm.CustomNonbondedForce(
+        "f*(a(k1,k2)*q1+a(k2,k1)*q2+0.5*(b(k1,k2)*q1^2+b(k2,k1)*q2^2));"
+        f"f=(1-(r/{0.1 * constants['cutoff_A']!r})^2)^3"
+    )
+    for symbol, name in (("a", "electronegativity_V"), ("b", "hardness_V_per_e")):
+        # Element (x, y) of the table stands at x + size*y.
+        values = [EV * constants[name].get(f"{x}-{y}", 0.0) for y in kinds for x in kinds]
+        force.addTabulatedFunction(symbol, mm.Discrete2DFunction(len(kinds), len(kinds), values))
+    force.addPerParticleParameter("q")
+    force.addPerParticleParameter("k")
+    ends = mm.CustomNonbondedForce.CutoffPeriodic if periodic else mm.CustomNonbondedForce.CutoffNonPeriodic
+    force.setNonbondedMethod(ends)
+    force.setCutoffDistance(0.1 * constants["cutoff_A"])
+    for s in atoms.get_chemical_symbols():
+        force.addParticle([0.0, kinds.index(s)])
+    return force
 
 
 class Other:
@@ -131,6 +166,13 @@ class Other:
             force.setUsesPeriodicBoundaryConditions(periodic)
         for force in (self.points, self.pairs, bonds, angles):
             system.addForce(force)
+        self.around = None
+        if law.surroundings is not None:
+            self.around = surroundings(law, whole, periodic)
+            system.addForce(self.around)
+        self.kinds = [
+            sorted(set(whole.get_chemical_symbols())).index(s) for s in whole.get_chemical_symbols()
+        ]
         self.volume = self.area * float(cell[2, 2])
         self.field = float(np.ravel(atoms.info.get("external_field", [0.0]))[-1])
         self.slab = slab
@@ -146,6 +188,10 @@ class Other:
             self.pairs.setParticleParameters(
                 k, [float(q), 0.1 * self.widths[k], self.lj[k][0] * EV, 0.1 * self.lj[k][1]]
             )
+            if self.around is not None:
+                self.around.setParticleParameters(k, [float(q), self.kinds[k]])
+        if self.around is not None:
+            self.around.updateParametersInContext(self.context)
         self.points.updateParametersInContext(self.context)
         self.pairs.updateParametersInContext(self.context)
         state = self.context.getState(getEnergy=True, getForces=True)

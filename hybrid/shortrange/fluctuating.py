@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from grahame.electrostatics import Electrode
 from grahame.electrostatics.units import COULOMB_CONSTANT
-from grahame.hybrid.shortrange.base import FloatArray, IntArray, ShortRangeResult
+from grahame.hybrid.shortrange.base import FloatArray, IntArray, Response, ShortRangeResult
 from grahame.hybrid.shortrange.classical import ClassicalForceField
 from grahame.hybrid.shortrange.literature import build_tables
 from grahame.hybrid.shortrange.parameters import KCAL_PER_MOL, WATER
+from grahame.hybrid.shortrange.surroundings import Surroundings, SurroundingsModel
 from grahame.hybrid.shortrange.topology import find_topology
 
 
@@ -175,14 +176,21 @@ class FluctuatingWater:
         waters: (w,3) atoms O, H, H.
         model: constants of the water.
         smearing: (n,) Å, widths of the atoms that are not solved for.
+        surroundings: what electronegativity and hardness of metal atoms gain from their neighbours; None for nothing.
     """
 
     def __init__(
-        self, field: ClassicalForceField, waters: IntArray, model: FluctuatingWaterModel, smearing: FloatArray
+        self,
+        field: ClassicalForceField,
+        waters: IntArray,
+        model: FluctuatingWaterModel,
+        smearing: FloatArray,
+        surroundings: Surroundings | None = None,
     ) -> None:
         self.field = field
         self.waters = waters
         self.model = model
+        self.surroundings = surroundings
         self._smearing = smearing
 
     @classmethod
@@ -196,6 +204,7 @@ class FluctuatingWater:
         switch_distance: float | None = None,
         electrode_lj: bool = True,
         ion_width: float = ION_WIDTH,
+        surroundings: SurroundingsModel | None = None,
     ) -> "FluctuatingWater":
         """Find the molecules of a structure.
 
@@ -207,6 +216,7 @@ class FluctuatingWater:
                 the cut-off, so that a local model with the same cut-off can learn it.
             electrode_lj: Lennard-Jones between metal atoms.
             ion_width: Å, Gaussian width of the ions; 0 makes them points.
+            surroundings: how electronegativity and hardness of metal atoms follow their neighbours; None for constants.
 
         Returns:
             The short range with the charge model.
@@ -246,7 +256,12 @@ class FluctuatingWater:
         )
         smearing = np.zeros(len(atoms))
         smearing[topology.ions] = ion_width
-        return cls(field, waters, model, smearing)
+        found = None
+        if surroundings is not None:
+            metal = np.zeros(len(atoms), dtype=np.bool_)
+            metal[topology.electrode >= 0] = True
+            found = Surroundings(surroundings, metal)
+        return cls(field, waters, model, smearing, found)
 
     @property
     def groups(self) -> list[Electrode]:
@@ -295,7 +310,31 @@ class FluctuatingWater:
     ) -> ShortRangeResult:
         """Energy, forces and strain derivative of one frame; see `ClassicalForceField.compute`."""
         result = self.field.compute(positions, numbers, cell, pbc, stress)
-        return replace(result, smearing=self._smearing.copy())
+        result = replace(result, smearing=self._smearing.copy())
+        if self.surroundings is None:
+            return result
+        found = self.surroundings(positions, numbers, cell, pbc)
+
+        def respond(response: Response) -> tuple[FloatArray, FloatArray | None]:
+            forces, virial = found.derivatives(response.charges, response.half_squares)
+            assert result.forces is not None
+            return result.forces + forces, None if result.virial is None else result.virial + virial
+
+        chi, hardness = self._constants(len(positions))
+        return replace(
+            result,
+            electronegativity=chi + found.electronegativity,
+            hardness=hardness + found.hardness,
+            respond=respond,
+        )
+
+    def _constants(self, atoms: int) -> tuple[FloatArray, FloatArray]:
+        """(n,) electronegativity (V) and hardness (V/e) of water, 0 for other atoms."""
+        m, chi, hardness = self.model, np.zeros(atoms), np.zeros(atoms)
+        oxygens, hydrogens = self.waters[:, 0], self.waters[:, 1:]
+        chi[oxygens] = m.electronegativity
+        hardness[oxygens], hardness[hydrogens] = m.extra_hardness_o, m.extra_hardness_h
+        return chi, hardness
 
     def describe(self) -> dict[str, Any]:
         """Parameters, sources and sizes, ready for JSON."""
@@ -312,13 +351,17 @@ class FluctuatingWater:
             "bond_constant_eV_per_A2": m.bond_constant,
             "angle_constant_eV_per_rad2": m.angle_constant,
         }
-        widths = {"ion_width_A": float(self._smearing.max(initial=0.0))}
-        return self.field.describe() | {"name": "fluctuating-charge water", "water": water} | widths
+        rest: dict[str, Any] = {"ion_width_A": float(self._smearing.max(initial=0.0))}
+        if self.surroundings is not None:
+            rest["surroundings"] = self.surroundings.model.describe()
+        return self.field.describe() | {"name": "fluctuating-charge water", "water": water} | rest
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The neighbour list: a restart that loads it continues with the same list."""
-        return self.field.state()
+        """The neighbour lists: a restart that loads them continues with the same ones."""
+        return self.field.state() | ({} if self.surroundings is None else self.surroundings.state())
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Restore what `state` returned."""
         self.field.load_state(state)
+        if self.surroundings is not None:
+            self.surroundings.load_state(state)

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from grahame.electrostatics import Coulomb
 from grahame.hybrid.calculator import HybridCalculator
-from grahame.hybrid.shortrange.fluctuating import FluctuatingWater
+from grahame.hybrid.shortrange.base import ShortRange
+from grahame.hybrid.shortrange.fluctuating import SPC_FQ, FluctuatingWater
+from grahame.hybrid.shortrange.surroundings import GOLD_IN_WATER, SurroundingsModel
 from grahame.hybrid.teacher import default_coulomb, metal_groups, teacher_calculator
 from grahame.hybrid.teacher_frames import field_response, frame_text, label, responses, rounded
 from tests.hybrid.small_cells import small_cell
@@ -62,10 +64,12 @@ def molecule_charges(atoms: Atoms, calc: HybridCalculator) -> NDArray[np.float64
     return np.asarray(calc.results["charges"][short_range.waters].sum(axis=1))
 
 
+@pytest.mark.parametrize("surroundings", [None, GOLD_IN_WATER], ids=["constants", "surroundings"])
 @pytest.mark.parametrize("held", ["potentials", "charges"])
-def test_forces_equal_minus_the_gradient_of_omega(held: str) -> None:
+def test_forces_equal_minus_the_gradient_of_omega(held: str, surroundings: SurroundingsModel | None) -> None:
     atoms = small_cell()
-    calc = teacher(atoms) if held == "potentials" else teacher(atoms, charges=[-0.3, 0.3])
+    options = {} if held == "potentials" else {"charges": [-0.3, 0.3]}
+    calc = teacher(atoms, surroundings=surroundings, **options)
     atoms.calc = calc
     forces = atoms.get_forces().copy()
     o, h = int(np.flatnonzero(atoms.numbers == 8)[0]), int(np.flatnonzero(atoms.numbers == 1)[3])
@@ -73,9 +77,20 @@ def test_forces_equal_minus_the_gradient_of_omega(held: str) -> None:
         assert forces[atom, axis] == pytest.approx(numerical_force(atoms, calc, atom, axis), abs=1e-7)
 
 
-def test_stress_of_bulk_is_the_strain_derivative() -> None:
+@pytest.mark.parametrize("metal", [False, True], ids=["water", "gold that follows its surroundings"])
+def test_stress_of_bulk_is_the_strain_derivative(metal: bool) -> None:
     atoms = bulk()
-    calc = teacher_calculator(atoms, coulomb=Coulomb("3d", "ewald", accuracy=1e-8))
+    coulomb = Coulomb("3d", "ewald", accuracy=1e-8)
+    if metal:
+        del atoms[-2:]  # the ions make room for gold
+        atoms += Atoms("Au2", [[6.2, 6.2, 3.1], [6.2, 6.2, 6.2]])
+        atoms.set_array("electrode", np.array([-1] * (len(atoms) - 2) + [0, 0]))
+    calc = teacher_calculator(
+        atoms,
+        charges=[0.0] if metal else None,
+        coulomb=coulomb,
+        surroundings=GOLD_IN_WATER if metal else None,
+    )
     atoms.calc = calc
     stress = atoms.get_stress(voigt=False)
     for a, b in ((0, 0), (2, 2), (0, 1)):
@@ -154,6 +169,64 @@ def test_responses_are_derivatives_of_the_charge_and_of_each_other() -> None:
     assert by_psi[9, 2] == pytest.approx((charge[0] - charge[1]) / 2e-4, abs=1e-6)
 
 
+def test_surroundings_decide_how_much_charge_a_potential_drives() -> None:
+    atoms = rounded(small_cell())
+    constant, follows = teacher(atoms), teacher(atoms, surroundings=GOLD_IN_WATER)
+    columns, info = responses(atoms, follows)
+    assert columns["dF_dQ"] * info["capacitance"] == pytest.approx(columns["dF_dpsi"], abs=1e-8)
+    # Most of the voltage drops in the vacuum between the slabs of this cell, whatever the metal is made of.
+    assert 0.0 < info["capacitance"] < 0.998 * responses(atoms, constant)[1]["capacitance"]
+    labels, _ = label(atoms, follows)
+    chi, hardness = labels["electronegativity"], labels["hardness"]
+    gold = atoms.numbers == 79
+    assert np.ptp(chi[gold]) > 0.1
+    assert np.ptp(hardness[gold]) > 0.1
+    assert (chi[atoms.numbers == 8] == SPC_FQ.electronegativity).all()
+    # By hand, for one atom: all images within the cut-off.
+    model, expected = GOLD_IN_WATER, [0.0, 0.0]
+    box = atoms.cell.array
+    for j in range(len(atoms)):
+        for a in range(-2, 3):
+            for b in range(-2, 3):
+                r = float(np.linalg.norm(atoms.positions[j] + a * box[0] + b * box[1] - atoms.positions[5]))
+                if 0.0 < r < model.cutoff:
+                    pair = ("Au", atoms.symbols[j])
+                    f = (1.0 - (r / model.cutoff) ** 2) ** 3
+                    expected[0] += model.electronegativity[pair] * f
+                    expected[1] += model.hardness[pair] * f
+    assert [chi[5], hardness[5]] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_restart_restores_the_list_of_the_surroundings() -> None:
+    atoms = small_cell()
+    first, second = (teacher(atoms, surroundings=GOLD_IN_WATER).potential.short_range for _ in range(2))
+
+    def constants(short_range: ShortRange) -> NDArray[np.float64]:
+        found = short_range.compute(
+            atoms.positions, atoms.numbers, atoms.cell.array, (True, True, False), False
+        )
+        return np.array([found.electronegativity, found.hardness])
+
+    constants(first)
+    kept = first.state()
+    atoms.positions[8:] += 0.1
+    wanted = constants(first)
+    second.load_state(kept)
+    assert np.array_equal(constants(second), wanted)
+    assert int(second.state()["surroundings_builds"]) == 1
+
+
+def test_constants_of_the_surroundings_are_checked() -> None:
+    with pytest.raises(ValueError, match="cutoff") as error:
+        SurroundingsModel(0.0)
+    assert str(error.value) == "cutoff = 0.0 Å must be positive and finite: 5 Å is usual"
+    with pytest.raises(ValueError, match="hardness") as error:
+        SurroundingsModel(5.0, hardness={("Au", "O"): -0.1})
+    assert str(error.value) == (
+        "hardness[Au, O] = -0.1 V/e must not be negative: crowded atoms would become unstable"
+    )
+
+
 def test_field_response_sums_to_the_charge_of_the_cell() -> None:
     atoms = rounded(small_cell())
     columns, info = field_response(atoms, lambda field: teacher(atoms, charges=[-0.3, 0.3], field=field))
@@ -211,8 +284,10 @@ def test_frame_text_keeps_positions_exactly_and_gives_back_the_labels() -> None:
     assert again["energy"] == info["energy"]
 
 
-def test_reference_set_is_checksummed_and_finished_runs_are_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runs", ["runs.yaml", "surroundings.yaml"])
+def test_reference_set_is_checksummed_and_finished_runs_are_kept(tmp_path: Path, runs: str) -> None:
     command = [sys.executable, str(BOX_MODEL / "generate.py"), "--out", str(tmp_path), "--quick"]
+    command += ["--config", str(BOX_MODEL / runs)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = [subprocess.run(command, capture_output=True, text=True, env=environment) for _ in range(2)]
     assert [d.returncode for d in done] == [0, 0], done[0].stderr + done[1].stderr
