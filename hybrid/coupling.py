@@ -21,11 +21,11 @@ from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.hybrid.crossing import (
     effective_displacement,
     in_field,
-    refuse_exchange,
     refuse_following,
     refuse_periodic_field,
     refuse_shared,
 )
+from grahame.hybrid.exchange import refuse_exchange, reservoirs
 from grahame.hybrid.frames import Conditions
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.heads import LocalOutput
@@ -41,7 +41,7 @@ class LongRange:
     """Electrostatics of a batch.
 
     Attributes:
-        energy: (B,) eV, U - sum of psi_g Q_g (+ the field energy of finite field).
+        energy: (B,) eV, U - sum of psi_g (Q_g + T_g) (+ the field energy of finite field), T_g of `hybrid.exchange`.
         charges: (n,) e of all atoms.
         electrode_charges, electrode_potentials: per frame (groups,) e and V.
         fermi: (B,) V, Phi = (Aq+b)_g of frames with one conductor, whatever it is held at; NaN for others.
@@ -234,11 +234,20 @@ class LongRangeTerms:
             if follows:
                 refuse_following(crossed[frame], cell)
             along = -(solution.field @ crossed[frame])
+        exchanged = q.new_zeros(())
+        if out.given is not None:
+            supply = reservoirs(
+                [np.asarray(g.indices) for g in groups],
+                [0.0 if g.potential is None else float(g.potential) for g in groups],
+                [g.potential is None for g in groups],
+                count,
+            )
+            exchanged = (out.given[atoms] * torch.as_tensor(supply, device=x.device)).sum()
         level = no_level
         if len(groups) == 1 and not self.solved:
             level = solution.potentials[0] - solution.multiplier
         return (
-            solution.energy + along - own_energy(),
+            solution.energy + along - own_energy() - exchanged,
             solution.charges[:count],
             solution.electrode_charges,
             solution.potentials,

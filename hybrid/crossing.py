@@ -106,18 +106,6 @@ def refuse_periodic_field(field: object) -> None:
     )
 
 
-def refuse_exchange() -> None:
-    """Raise for electrodes that are all held at charges beside an electrolyte that exchanges charge with them.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(
-        "electrodes = all held at charges must leave one at a potential with boundary_transfer: the charge they exchange with "
-        "the electrolyte needs somewhere to go"
-    )
-
-
 def refuse_shared() -> None:
     """Raise for constant displacement of charges that atoms share without a path: their dipole has no meaning there.
 

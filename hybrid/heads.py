@@ -96,6 +96,14 @@ def dipole_of_transfers(formal: Tensor, gained: Tensor, graph: Graph, pair_vecto
     return moment.index_add(0, graph.frame[i], first + second)
 
 
+def given_by_solved(gained: Tensor, graph: Graph) -> Tensor:
+    """(n,) e that the electrolyte has from each solved atom; 0 for other atoms."""
+    i, j = graph.pairs.unbind(1)
+    first = gained * (graph.solved[i] & ~graph.solved[j])
+    second = gained * (~graph.solved[i] & graph.solved[j])
+    return gained.new_zeros(len(graph.species)).index_add(0, i, -first).index_add(0, j, second)
+
+
 def crossing_of_transfers(gained: Tensor, graph: Graph) -> Tensor:
     """(B,3) e Å: - sum over pairs p_ij S_ij, S_ij the lattice shift between the two atoms.
 
@@ -235,6 +243,7 @@ class LocalOutput:
         moments: (n,3) e Å, dipoles of atoms, 0 for those without; sites: the charges that make them; None for none.
         shared: per frame whether charges depend on positions and add up over all atoms only: no path says how they
             moved, and no fragment keeps them apart. Empty where no frame has such charges.
+        given: (n,) e that the electrolyte has from each solved atom, or None where it exchanges nothing with them.
     """
 
     energy: Tensor
@@ -247,6 +256,7 @@ class LocalOutput:
     moments: Tensor | None = None
     sites: Sites | None = None
     shared: tuple[bool, ...] = ()
+    given: Tensor | None = None
 
     def dipole(self, graph: Graph, pair_vectors: Tensor) -> Tensor:
         """(B,3) e Å of the predicted charges and dipoles."""

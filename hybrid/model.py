@@ -23,6 +23,7 @@ from grahame.hybrid.heads import (
     TransferCharges,
     Widths,
     charges_of_transfers,
+    given_by_solved,
 )
 from grahame.hybrid.held_charges import formal_charges, fragment_charges
 from grahame.hybrid.shortrange.equivariant import LocalNetwork
@@ -254,11 +255,12 @@ class HybridModel(nn.Module):
         r = torch.linalg.vector_norm(ends, dim=-1)
         if self.repulsion is not None:
             per_atom = per_atom + self.repulsion(r, graph.pairs, graph.species)
-        gained = formal = None
+        gained = formal = given = None
         if isinstance(self.charge_head, TransferCharges):
             gained = self.charge_head(found.scalars, graph, r)
             formal = formal_charges(self.formal, graph, conditions) * ~graph.solved
             charges = charges_of_transfers(formal, gained, graph) * ~graph.solved
+            given = given_by_solved(gained, graph) if self.charge_head.across else None
         elif isinstance(self.charge_head, ProjectedCharges):
             fragment, wanted = fragment_charges(graph, conditions)
             charges = self.charge_head(found.scalars, graph.species, fragment, wanted)
@@ -292,4 +294,5 @@ class HybridModel(nn.Module):
             moments=moments,
             sites=sites,
             shared=shared,
+            given=given,
         )

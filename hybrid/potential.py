@@ -9,7 +9,7 @@ the rest. Arrays only: no ASE, no files, no configuration.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,23 +23,23 @@ from grahame.hybrid.boundary_check import PBC, check_frame
 from grahame.hybrid.crossing import (
     Linear,
     effective_displacement,
-    energy_of_crossing,
-    refuse_exchange,
     refuse_following,
     refuse_periodic_field,
     refuse_shared,
 )
+from grahame.hybrid.exchange import refuse_exchange, reservoirs
 from grahame.hybrid.predicted import (
     Predicted,
     as_arrays,
+    beyond_operator,
+    crossed_of,
     crossing_of,
     of_sites,
     on_atoms,
+    own_shift_of,
     pulls_of,
-    square_of_sites,
 )
 from grahame.hybrid.shortrange.base import Response, SeesElectrodes, ShortRange, ShortRangeResult
-from grahame.hybrid.sites import own_shift
 from grahame.hybrid.unwrap import image_shifts
 
 Floats = NDArray[np.float64]
@@ -53,7 +53,8 @@ class HybridResult:
         energy: Omega, eV.
         internal_energy: E_SR + U, eV; Omega = internal_energy - work (+ field_energy).
         short_range_energy: E_SR, eV.
-        work: sum of psi_g Q_g over groups at held potentials, eV.
+        work: sum of psi_g (Q_g + T_g) over groups at held potentials, eV; T_g is charge that the electrolyte has from
+            group g (`hybrid.exchange`), usually none.
         field_energy: -V E²/(8 pi k) in finite field, 0 elsewhere, eV.
         forces: (n, 3) -dOmega/dR, eV/Å.
         stress: (3, 3) dOmega/d(strain)/V, eV/Å³, V of the user's cell; None where not asked for.
@@ -232,21 +233,23 @@ class HybridPotential:
         )
         slopes = predicted.slopes(far.energy)
         far = as_arrays(far)
-        crossed = self._crossed(np.asarray(far.charges), places, cell, np.asarray(far.field), displacement)
-        own = self._own_shift(near, places, box)
-        gained = -own * square_of_sites(near)
-        if boundary == "finite-field" and near.crossing is not None:
-            x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
-            if follows:
-                refuse_following(x, h)
-            assert crossed is not None
-            gained += float(crossed(x, h))
-        forces, virial = near.derivatives(self._response(far, near, atoms, crossed, slopes, own))
+        crossed = crossed_of(self.coulomb, far.charges, places, cell, far.field, displacement)
+        own = own_shift_of(near, self.coulomb, places, box)
+        if follows and near.crossing is not None:
+            refuse_following(torch.as_tensor(near.crossing), torch.as_tensor(cell))
+        gained = beyond_operator(near, crossed, own, boundary, cell)
+        response = self._response(far, near, atoms, crossed, slopes, own)
+        exchanged = 0.0
+        if near.given is not None:
+            supply = self._reservoirs(potentials, electrode_charges, atoms)
+            exchanged = float(supply @ near.given)
+            response = replace(response, given=-supply)
+        forces, virial = near.derivatives(response)
         return HybridResult(
-            energy=near.energy + float(far.energy) + gained,
+            energy=near.energy + float(far.energy) + gained - exchanged,
             internal_energy=near.energy + float(far.internal_energy) + gained,
             short_range_energy=near.energy,
-            work=float(far.work),
+            work=float(far.work) + exchanged,
             field_energy=float(far.field_energy),
             forces=forces + on_atoms(near, far.forces),
             stress=self._stress(virial, far.stress, cell) if stress else None,
@@ -257,12 +260,6 @@ class HybridPotential:
             iterations=int(far.iterations),
             residual=float(far.residual),
         )
-
-    def _own_shift(self, near: ShortRangeResult, places: Floats, box: Floats | None) -> float:
-        """eV/e² of the sites, see `sites.own_shift`; the operator knows this geometry."""
-        if near.sites is None:
-            return 0.0
-        return own_shift(self.coulomb.parameters(places, None, box), self.coulomb.coulomb_constant)
 
     def _of_solved(self, values: Floats | None) -> Floats | None:
         """Entries of the solved atoms, in the order of the electrodes."""
@@ -305,6 +302,11 @@ class HybridPotential:
             if all(held.by_charge):
                 refuse_exchange()
 
+    def _reservoirs(self, potentials: Floats | None, electrode_charges: Floats | None, atoms: int) -> Floats:
+        """(n,) V at which charge that electrodes give to the electrolyte is supplied."""
+        held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
+        return reservoirs(self._indices, held.potentials.tolist(), held.by_charge, atoms)
+
     def _field_follows(self, potentials: Floats | None, electrode_charges: Floats | None) -> bool:
         """Whether the field follows the electrodes' charges: finite field with both of them held, now."""
         if self.coulomb.boundary != "finite-field":
@@ -319,25 +321,6 @@ class HybridPotential:
         k = self.coulomb.coulomb_constant
         x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
         return float(effective_displacement(self.displacement or 0.0, x, h, k))
-
-    def _crossed(
-        self,
-        charges: Floats,
-        places: Floats,
-        cell: Floats,
-        field: Floats | None,
-        displacement: float | None,
-    ) -> Linear | None:
-        """How the energy follows what charges exchange through the cell's faces."""
-        return energy_of_crossing(
-            self.coulomb.boundary,
-            torch.as_tensor(charges),
-            torch.as_tensor(places),
-            torch.as_tensor(cell),
-            None if field is None else torch.as_tensor(field),
-            displacement,
-            self.coulomb.coulomb_constant,
-        )
 
     def _field(self, cell: Floats) -> Floats | None:
         """The given field as a vector; a number is its component along a x b."""
@@ -378,15 +361,14 @@ class HybridPotential:
             forces=True,
             stress=stress,
         )
-        own = self._own_shift(near, places, box)
-        energy = near.energy + float(far.energy) - own * square_of_sites(near)
-        if self.coulomb.boundary == "3d" and field is not None:
-            energy -= float((field * crossing_of(near)).sum())
+        own = own_shift_of(near, self.coulomb, places, box)
         none = np.zeros(atoms)
         pulls = pulls_of(near, far.forces, atoms)
         crossed = None
         if box is not None:
-            crossed = self._crossed(np.asarray(near.charges), places, box, field, displacement)
+            crossed = crossed_of(self.coulomb, near.charges, places, box, field, displacement)
+        energy = near.energy + float(far.energy)
+        energy += beyond_operator(near, crossed, own, self.coulomb.boundary, box)
         potential = np.asarray(far.potential) - of_sites(near, 2.0 * own)
         forces, virial = near.derivatives(Response(potential, none, none, pulls, crossed))
         return HybridResult(

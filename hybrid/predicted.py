@@ -14,13 +14,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grahame.electrostatics import Coulomb
 from grahame.electrostatics.arrays import host
 from grahame.electrostatics.constant_potential import ConstantPotentialResult
+from grahame.hybrid.crossing import Linear, energy_of_crossing
 from grahame.hybrid.shortrange.base import ShortRangeResult
+from grahame.hybrid.sites import own_shift
 
 Floats = NDArray[np.float64]
 
-__all__ = ["Predicted", "as_arrays", "crossing_of", "of_sites", "on_atoms", "pulls_of", "square_of_sites"]
+__all__ = [
+    "Predicted",
+    "as_arrays",
+    "beyond_operator",
+    "crossed_of",
+    "crossing_of",
+    "of_sites",
+    "on_atoms",
+    "own_shift_of",
+    "pulls_of",
+]
 
 
 def on_atoms(near: ShortRangeResult, forces: Floats) -> Floats:
@@ -42,9 +55,41 @@ def of_sites(near: ShortRangeResult, factor: float) -> Floats:
     return out
 
 
-def square_of_sites(near: ShortRangeResult) -> float:
-    """e², sum of the squared charges of sites."""
-    return float((of_sites(near, 1.0) ** 2).sum())
+def own_shift_of(near: ShortRangeResult, coulomb: Coulomb, places: Floats, box: Floats | None) -> float:
+    """eV/e² of the sites, see `sites.own_shift`; the operator knows this geometry."""
+    if near.sites is None:
+        return 0.0
+    return own_shift(coulomb.parameters(places, None, box), coulomb.coulomb_constant)
+
+
+def crossed_of(
+    coulomb: Coulomb, charges: Any, places: Floats, cell: Floats, field: Any, displacement: float | None
+) -> Linear | None:
+    """How the energy follows what charges exchange through the cell's faces; see `crossing.energy_of_crossing`."""
+    return energy_of_crossing(
+        coulomb.boundary,
+        torch.as_tensor(charges),
+        torch.as_tensor(places),
+        torch.as_tensor(cell),
+        None if field is None else torch.as_tensor(field),
+        displacement,
+        coulomb.coulomb_constant,
+    )
+
+
+def beyond_operator(
+    near: ShortRangeResult, crossed: Linear | None, own: float, boundary: str, cell: Floats | None
+) -> float:
+    """eV that the energy of predicted charges has beyond what operator and solver count.
+
+    Args:
+        near: what is predicted; crossed: of `crossed_of`; own: of `own_shift_of`.
+        boundary: of the operator; at constant displacement X is in D already. cell: (3,3) rows in Å.
+    """
+    gained = -own * float((of_sites(near, 1.0) ** 2).sum())
+    if boundary != "displacement" and crossed is not None and near.crossing is not None and cell is not None:
+        gained += float(crossed(torch.as_tensor(near.crossing), torch.as_tensor(cell)))
+    return gained
 
 
 def pulls_of(near: ShortRangeResult, forces: Floats, atoms: int) -> Floats | None:

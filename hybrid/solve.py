@@ -16,7 +16,9 @@ from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.electrostatics.electrodes import check_electrodes
 from grahame.hybrid.boundary_check import check_frame
 from grahame.hybrid.crossing import effective_displacement
+from grahame.hybrid.exchange import reservoirs
 from grahame.hybrid.model import HybridModel
+from grahame.hybrid.predicted import beyond_operator, crossed_of, own_shift_of
 from grahame.hybrid.shortrange.base import ShortRangeResult
 from grahame.hybrid.shortrange.classical import ClassicalForceField
 from grahame.hybrid.shortrange.learned import LearnedShortRange
@@ -38,7 +40,8 @@ class SolveReport:
         electrode_charges: e; potentials: V; atoms: number of atoms of each.
         capacitance: dQ_g/dpsi_h at fixed ions, e/V.
         charges: e, all atoms.
-        energy: Omega, eV; internal_energy: U, eV; work: sum psi_g Q_g, eV; field_energy: eV.
+        energy: Omega, eV; internal_energy: U, eV; work: sum psi_g (Q_g + T_g), eV, T_g given to the electrolyte
+            (`hybrid.exchange`); field_energy: eV.
         field: V/Å, the uniform field that acted.
         multiplier: psi_g - (Aq+b)_i of the groups at held potentials, V.
         iterations, residual: of the charge solve.
@@ -137,6 +140,7 @@ def solve_structure(
     source = _source(atoms, charges_from, indices, force_field, model)
     exclusions: Ints | None = None
     widths: Floats | None = None
+    near: ShortRangeResult | None = None
     if source == "classical":
         force_field = ClassicalForceField.from_atoms(atoms, [i.tolist() for i in indices])
     if source == "model":
@@ -166,6 +170,17 @@ def solve_structure(
         total_charge=total_charge,
         forces=False,
     )
+    gained = exchanged = 0.0
+    if near is not None:
+        crossed = None
+        if cell is not None:
+            crossed = crossed_of(coulomb, solution.charges, positions, cell, solution.field, displacement)
+        own = own_shift_of(near, coulomb, positions, cell)
+        gained = beyond_operator(near, crossed, own, boundary, cell)
+        if near.given is not None:
+            volts = [held_v.get(g, 0.0) for g in sorted(members)]
+            supply = reservoirs(indices, volts, [g not in held_v for g in sorted(members)], len(atoms))
+            exchanged = float(supply @ near.given)
     return SolveReport(
         boundary=boundary,
         charges_from=source,
@@ -175,9 +190,9 @@ def solve_structure(
         atoms=[len(i) for i in indices],
         capacitance=np.asarray(solver.capacitance, dtype=float).tolist(),
         charges=np.asarray(solution.charges, dtype=float)[: len(atoms)].tolist(),
-        energy=float(solution.energy),
-        internal_energy=float(solution.internal_energy),
-        work=float(solution.work),
+        energy=float(solution.energy) + gained - exchanged,
+        internal_energy=float(solution.internal_energy) + gained,
+        work=float(solution.work) + exchanged,
         field_energy=float(solution.field_energy),
         field=np.asarray(solution.field, dtype=float).reshape(3).tolist(),
         multiplier=float(solution.multiplier),

@@ -272,7 +272,13 @@ class ModelCharges:
                 )
             charges = charges + missing[graph.frame] * free
         found = _without_constants(out, charges, self.widths(numbers.cpu().numpy()))
-        return replace(found, shared=(True,) * graph.frames)
+        given = None
+        if self.total is None and bool(graph.solved.any()):
+            # No path says which metal atom gave what: all alike.
+            metal = graph.solved.to(torch.float64)
+            count = graph.per_frame(metal).clamp(min=1.0)
+            given = (graph.per_frame(charges) / count)[graph.frame] * metal
+        return replace(found, shared=(True,) * graph.frames, given=given)
 
     def widths(self, numbers: IntArray) -> FloatArray:
         """(n,) Å."""

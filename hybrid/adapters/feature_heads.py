@@ -25,6 +25,7 @@ from grahame.hybrid.heads import (
     TransferCharges,
     Widths,
     charges_of_transfers,
+    given_by_solved,
 )
 from grahame.hybrid.held_charges import formal_charges, fragment_charges
 from grahame.hybrid.model import FORMAL_CHARGES, ChargeSpec
@@ -148,11 +149,12 @@ class FeatureHeads(nn.Module):
         if out.features is None:
             raise ValueError("features = none must be given by the model: use FixedCharges instead of heads")
         scalars = (out.features.to(torch.float64) - self.mean) / self.spread
-        gained = formal = None
+        gained = formal = given = None
         if isinstance(self.charge_head, TransferCharges):
             gained = self.charge_head(scalars, graph, r)
             formal = formal_charges(self.formal, graph, conditions) * ~graph.solved
             charges = charges_of_transfers(formal, gained, graph) * ~graph.solved
+            given = given_by_solved(gained, graph) if self.charge_head.across else None
         elif isinstance(self.charge_head, ProjectedCharges):
             fragment, wanted = fragment_charges(graph, conditions)
             charges = self.charge_head(scalars, graph.species, fragment, wanted)
@@ -177,6 +179,7 @@ class FeatureHeads(nn.Module):
             electronegativity=chi,
             hardness=hardness,
             shared=shared,
+            given=given,
         )
 
     def widths(self, numbers: IntArray) -> FloatArray:

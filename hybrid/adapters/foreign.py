@@ -154,6 +154,8 @@ class ForeignShortRange:
             ):
                 if value.requires_grad:
                     total = total + (value * torch.as_tensor(weight)).sum()
+            if out.given is not None and response.given is not None:
+                total = total + (out.given * torch.as_tensor(response.given)).sum()
             if crossing is not None:
                 if response.crossing is not None:
                     total = total + response.crossing(crossing[0], graph.cells[0])
@@ -180,6 +182,7 @@ class ForeignShortRange:
             respond=respond,
             crossing=crossed,
             shared=any(out.shared),
+            given=None if out.given is None else out.given.detach().numpy(),
         )
 
     def _update(self, positions: FloatArray, numbers: IntArray, cell: FloatArray, pbc: PBC) -> Graph:

@@ -29,6 +29,7 @@ class Response:
         half_squares: (n,) dOmega/dJ of solved atoms: q²/2, e²; 0 elsewhere.
         pulls: (m,3) dOmega/d(offset) of the sites: minus the forces on them, eV/Å; None without sites.
         crossing: what Omega gains from `ShortRangeResult.crossing`, see `hybrid.crossing`; None for nothing.
+        given: (n,) dOmega/d(given), V, see `hybrid.exchange`; None where nothing is exchanged.
     """
 
     potential: FloatArray
@@ -36,6 +37,7 @@ class Response:
     half_squares: FloatArray
     pulls: FloatArray | None = None
     crossing: Linear | None = None
+    given: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class ShortRangeResult:
         crossing: (3,) e Å that the dipole of the predicted charges has beyond sum q r, see `hybrid.crossing`; None where
             charges are scalars without a path, whose dipole along a periodic direction has no meaning.
         shared: whether predicted charges depend on positions and add up over all atoms only, not over fragments.
+        given: (n,) e that the electrolyte has from each solved atom; None where it exchanges nothing with them.
     """
 
     energy: float
@@ -91,6 +94,7 @@ class ShortRangeResult:
     sites: ChargeSites | None = None
     crossing: FloatArray | None = None
     shared: bool = False
+    given: FloatArray | None = None
 
     def places(self, positions: FloatArray) -> FloatArray:
         """(n+m,3) Å of all charges, those of sites last, from (n,3) of the atoms."""

@@ -142,6 +142,8 @@ class LearnedShortRange:
             ):
                 if value.requires_grad:
                     total = total + (value * torch.as_tensor(weight)).sum()
+            if out.given is not None and response.given is not None:
+                total = total + (out.given * torch.as_tensor(response.given)).sum()
             if out.sites is not None and response.pulls is not None:
                 offsets = out.sites.offsets
                 # The operator's stress takes the sites along with the cell; they go where the network puts them.
@@ -168,6 +170,7 @@ class LearnedShortRange:
             sites=sites,
             crossing=None if crossing is None else crossing[0].detach().numpy(),
             shared=any(out.shared),
+            given=None if out.given is None else out.given.detach().numpy(),
         )
 
     def _update(

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from ase.data import chemical_symbols
 
-from grahame.hybrid.crossing import refuse_exchange, refuse_periodic_field, refuse_shared
+from grahame.hybrid.crossing import refuse_periodic_field, refuse_shared
+from grahame.hybrid.exchange import refuse_exchange
 from grahame.hybrid.frames import Frame
 from grahame.hybrid.model import FORMAL_CHARGES, ChargeSpec
 from grahame.hybrid.reading import Problem

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid import HybridCalculator
 from grahame.hybrid.frames import Conditions, Frame
-from grahame.hybrid.model import HybridModel, ModelSpec
+from grahame.hybrid.model import HybridModel, ModelSpec, Prediction
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.training.loss import error_sums
 from grahame.hybrid.training.predicting import predict
@@ -140,6 +140,49 @@ def test_boundary_transfer_moves_charge_and_keeps_forces_exact() -> None:
     fixed = (Electrode(groups[0], charge=0.0), Electrode(groups[1], charge=0.0))
     with pytest.raises(ValueError, match="leave one at a potential with boundary_transfer"):
         model.predict(batch_of(model, frame(atoms, boundary="slab", electrodes=fixed)))
+
+
+def test_a_shift_of_all_potentials_changes_no_force_although_charge_is_exchanged() -> None:
+    model = make_model(charges={"kind": "transfer", "boundary_transfer": True})
+    atoms, groups = slab()
+
+    def found(*psi: float) -> Prediction:
+        electrodes = tuple(Electrode(g, potential=v) for g, v in zip(groups, psi))
+        return model.predict(batch_of(model, frame(atoms, boundary="slab", electrodes=electrodes)))
+
+    low, high = found(-0.4, 0.6), found(1.6, 2.6)
+    np.testing.assert_allclose(high.charges, low.charges, atol=1e-10)
+    assert low.forces is not None
+    np.testing.assert_allclose(high.forces, low.forces, atol=1e-9)
+    # What all groups own and gave away is the charge of the cell, 0, less the formal charges, 0.
+    assert high.energy.item() == pytest.approx(low.energy.item(), abs=1e-9)
+    # The electrode's own charge alone would not do: it depends on where the electrolyte is.
+    assert abs(float(low.electrode_charges[0].sum())) > 1e-3
+    atoms.calc = HybridCalculator(
+        LearnedShortRange(model),
+        Coulomb("slab", "ewald", 1e-9),
+        [Electrode(g, potential=v) for g, v in zip(groups, (1.6, 2.6))],
+    )
+    assert atoms.get_potential_energy() == pytest.approx(high.energy.item(), abs=1e-7)
+    np.testing.assert_allclose(atoms.get_forces(), high.forces, atol=1e-7)
+    assert high.stress is None
+    results = atoms.calc.results
+    assert results["energy"] == pytest.approx(results["internal_energy"] - results["work"], abs=1e-9)
+
+
+def test_a_group_at_a_held_charge_takes_what_it_exchanges_from_the_others() -> None:
+    model = make_model(charges={"kind": "transfer", "boundary_transfer": True})
+    atoms, groups = slab()
+    mixed = (Electrode(groups[0], potential=0.8), Electrode(groups[1], charge=0.1))
+    conditions = {"boundary": "slab", "electrodes": mixed}
+    found = model.predict(batch_of(model, frame(atoms, **conditions)))
+    assert float(found.electrode_charges[0][1]) == pytest.approx(0.1, abs=1e-10)
+    step = np.random.default_rng(6).normal(size=atoms.positions.shape)
+    numeric = slope(lambda t: energy(model, frame(atoms, atoms.positions + t * step, **conditions)), 1e-4)
+    assert found.forces is not None
+    assert numeric == pytest.approx(-float((found.forces.numpy() * step).sum()), abs=1e-7)
+    atoms.calc = HybridCalculator(LearnedShortRange(model), Coulomb("slab", "ewald", 1e-9), mixed)
+    np.testing.assert_allclose(atoms.get_forces(), found.forces, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["transfer", "switched"])

@@ -7,9 +7,12 @@ import pytest
 from ase import Atoms
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
+from grahame.hybrid import HybridCalculator
 from grahame.hybrid.build import build_cell
 from grahame.hybrid.shortrange.classical import ClassicalForceField
+from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.solve import solve_structure
+from tests.hybrid.model_cells import make_model, slab
 
 
 def salt_cell(**options: Any) -> Atoms:
@@ -122,3 +125,37 @@ def test_what_cannot_be_solved_is_refused_by_name(change: Any, options: dict[str
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared
         solve_structure(atoms, **options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("boundary", ["slab", "finite-field", "displacement"])
+@pytest.mark.parametrize(
+    "charges",
+    [{}, {"boundary_transfer": True}, {"dipoles": {"O": 0.5}}],
+    ids=["transfers", "boundary transfer", "dipoles"],
+)
+def test_a_solve_with_a_model_has_the_electrostatic_energy_of_its_calculator(
+    boundary: str, charges: dict[str, Any]
+) -> None:
+    model = make_model(charges={"kind": "transfer"} | charges)
+    atoms, groups = slab()
+    if boundary != "slab":
+        atoms.pbc = True
+        atoms.positions[-4:-1, :2] -= 2.0  # bonds through the faces of the cell
+        atoms.wrap(pbc=(True, True, False))
+    atoms.set_array("electrode", np.array([*[0] * 8, *[1] * 8, *[-1] * (len(atoms) - 16)]))
+    displacement = 0.2 if boundary == "displacement" else None
+    held = {0: -0.3, 1: 0.9}
+    options: dict[str, Any] = {"displacement": displacement} if displacement else {}
+    report = solve_structure(
+        atoms, potentials=held, model=model, boundary=boundary, method="ewald", accuracy=1e-9, **options
+    )
+    atoms.calc = HybridCalculator(
+        LearnedShortRange(model),
+        Coulomb(boundary, "ewald", 1e-9),
+        [Electrode(g, potential=v) for g, v in zip(groups, held.values())],
+        **options,
+    )
+    short = atoms.get_potential_energy() - report.energy
+    assert short == pytest.approx(atoms.calc.results["short_range_energy"], abs=1e-8)
+    assert report.work == pytest.approx(atoms.calc.results["work"], abs=1e-8)
+    np.testing.assert_allclose(report.charges, atoms.get_charges(), atol=1e-9)
