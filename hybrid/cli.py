@@ -49,11 +49,27 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 
 
+def _version(wanted: bool) -> None:
+    """Print the installed version and stop, if wanted."""
+    if wanted:
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as of
+
+        try:
+            typer.echo(f"grahame {of('grahame')}")
+        except PackageNotFoundError:
+            typer.echo("grahame, not installed as a package")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """`--debug` is read by `main`; here it is declared for the help."""
+    """`--debug` is read by `main`, `--version` by its callback; here they are declared for the help."""
 
 
 @app.command()
@@ -116,7 +132,9 @@ def build(
 def run(
     config: Annotated[Path, typer.Argument(help="YAML configuration.")],
     restart: Annotated[bool, typer.Option("--restart", help="Continue from the last checkpoint.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="At most 20 steps per stage: a test.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="At most 20 steps per stage, into <name>-quick: a test.")
+    ] = False,
     overwrite: OverwriteOption = False,
     progress: Annotated[bool, typer.Option(help="Show the progress bar on standard error.")] = True,
     plot: Annotated[bool, typer.Option(help="Draw <name>.png, where matplotlib is installed.")] = True,

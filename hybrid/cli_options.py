@@ -72,7 +72,7 @@ def lammps_types(values: Sequence[str]) -> list[list[int]]:
 
 
 def shortened(config: RunConfig) -> RunConfig:
-    """The same run with at most 20 steps per stage, everything written often."""
+    """The same run with at most 20 steps per stage, everything written often, to files of another name."""
     dynamics = config.dynamics
     stages: dict[str, Any] = {}
     for name in ("equilibrate", "produce"):
@@ -83,9 +83,11 @@ def shortened(config: RunConfig) -> RunConfig:
         steps = min(dynamics.minimise.steps, 20)
         stages["minimise"] = dynamics.minimise.model_copy(update={"steps": steps})
     often = {"trajectory_interval": 5, "log_interval": 5, "checkpoint_interval": 10}
+    # A test may be repeated, and leaves the files of the real run alone.
+    files = {"name": f"{config.output.name}-quick", "overwrite": True}
     return config.model_copy(
         update={
             "dynamics": dynamics.model_copy(update=stages),
-            "output": config.output.model_copy(update=often),
+            "output": config.output.model_copy(update=often | files),
         }
     )

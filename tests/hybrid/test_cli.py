@@ -50,6 +50,14 @@ def fails(line: str) -> int:
     return stop.value.code
 
 
+def test_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"1.2.3 of {name}")
+    call("--version")
+    assert capsys.readouterr().out == "grahame 1.2.3 of grahame\n"
+
+
 def test_help_answers_within_a_second_without_the_heavy_libraries() -> None:
     code = (
         "import sys, grahame.hybrid.cli as c\n"
@@ -114,15 +122,21 @@ def test_run_then_analyse_gives_charges_profiles_and_a_figure(capsys: pytest.Cap
     assert "electrode" in out
     assert "capacitance" in out
     names = {p.name for p in Path().iterdir()}
-    assert {"md.extxyz", "md.csv", "md.checkpoint.npz", "md.provenance.json", "md.analysis.json"} <= names
-    assert "md.png" not in names
-    frames = read("md.extxyz", index=":")
+    made = {"extxyz", "csv", "checkpoint.npz", "provenance.json", "analysis.json"}
+    assert {f"md-quick.{ending}" for ending in made} <= names
+    assert "md-quick.png" not in names
+    # Trying again is allowed, and the files of the real run are not touched.
+    call("run run.yaml --quick --no-progress --no-plot")
+    assert {p.name for p in Path().iterdir()} == names
+    assert not any(name.startswith("md.") for name in names)
+    frames = read("md-quick.extxyz", index=":")
     assert [a.info["step"] for a in frames if a.info["stage"] == "produce"] == [3, 8, 13, 18, 23]
-    call("analyse md.extxyz --json")
+    capsys.readouterr()
+    call("analyse md-quick.extxyz --json")
     said = json.loads(capsys.readouterr().out)
     assert said["electrodes"][1]["potential_V"]["value"] == 1.0
     assert said["frames"] == 5
-    assert Path("md.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("md-quick.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("folder")
