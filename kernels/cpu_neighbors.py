@@ -8,6 +8,7 @@ taken in their order: pairs come out sorted by the first atom, in an order that 
 geometry.
 """
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -69,24 +70,73 @@ def half_pairs(
     reach = np.ceil(np.where(repeats, exact, np.minimum(exact, counts))).astype(np.int64)
     bins = np.clip(((fractional - low) / width * counts).astype(np.int64), 0, counts.astype(np.int64) - 1)
     size = counts.astype(np.int64)
-    start, order, place = _sort_into_bins(bins, size)
+    start, order = _sort_into_bins(bins, size)
     wrapped = np.ascontiguousarray((x - base @ frame)[order].T)
-    shifts = base.astype(np.int32)
+    shifts = np.ascontiguousarray(base.astype(np.int32)[order].T)
     density = min(len(x) / max(float(np.prod(thickness)), 1e-9), _DENSEST)
-    guess = _ROOM * density * 2.0 * np.pi / 3.0 * cutoff**3
-    ranges = chunks(len(x), _CHUNK)
+    guess = min(_ROOM * density * 2.0 * np.pi / 3.0 * cutoff**3, len(x))
+    around = int(np.prod(2 * reach + 1)) * int(np.diff(start).max())
+    rows = np.empty((len(x), 2), np.int64)
+    parts = _bins_of_chunks(start, len(chunks(len(x), _CHUNK)))
     tasks: list[Callable[[], object]] = [
         partial(
-            _search, a, b, x, wrapped, frame, shifts, bins, size, reach, repeats, start, order, place,
-            cutoff * cutoff, int(min(guess, len(x)) * (b - a)) + 1000,
+            _search, a, b, wrapped, frame, shifts, size, reach, repeats, start, order,
+            cutoff * cutoff, int(guess * (start[b] - start[a])) + 1000, around, rows,
         )
-        for a, b in ranges
+        for a, b in parts
     ]  # fmt: skip
-    parts = cast(list[tuple[Short, Short, Short]], run(tasks))
-    if len(parts) == 1:
-        return parts[0]
-    first, second, images = zip(*parts)
-    return np.concatenate(first), np.concatenate(second), np.concatenate(images)
+    found = cast(list[tuple[Short, Short]], run(tasks))
+    return _in_order_of_atoms(found, [(start[a], start[b]) for a, b in parts], order, rows)
+
+
+def _bins_of_chunks(start: Ints, count: int) -> list[tuple[int, int]]:
+    """Ranges of bins with about equally many atoms."""
+    atoms = start[-1]
+    edges = [int(np.searchsorted(start, atoms * c // count)) for c in range(count)] + [len(start) - 1]
+    edges[0] = 0
+    return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
+
+
+def _in_order_of_atoms(
+    found: list[tuple[Short, Short]], places: list[tuple[int, int]], order: Ints, rows: Ints
+) -> tuple[Short, Short, Short]:
+    """What the chunks found for the atoms in their places, written in the order of the atoms."""
+    n = len(order)
+    count = np.empty(n, np.int64)
+    count[order] = rows[:, 1]
+    first = np.zeros(n + 1, np.int64)
+    np.cumsum(count, out=first[1:])
+    total = int(first[-1])
+    i, j, shifts = np.empty(total, np.int32), np.empty(total, np.int32), np.empty((total, 3), np.int32)
+    run(
+        [
+            partial(_copy_rows, a, b, order, rows, first, second, images.ravel(), i, j, shifts.ravel())
+            for (second, images), (a, b) in zip(found, places)
+        ]
+    )
+    return i, j, shifts
+
+
+@numba.njit(cache=True, nogil=True)
+def _copy_rows(
+    begin: int,
+    end: int,
+    order: Ints,
+    rows: Ints,
+    first: Ints,
+    second: Short,
+    images: Short,
+    i: Short,
+    j: Short,
+    shifts: Short,
+) -> None:
+    """The rows of the places begin..end, from where they were found to where their atoms have them; shifts flat."""
+    for p in range(begin, end):
+        a = np.int32(order[p])
+        source, target, count = rows[p, 0], first[a], rows[p, 1]
+        i[target : target + count] = a
+        j[target : target + count] = second[source : source + count]
+        shifts[3 * target : 3 * (target + count)] = images[3 * source : 3 * (source + count)]
 
 
 def _complete(cell: Floats, repeats: NDArray[np.bool_]) -> Floats:
@@ -100,8 +150,8 @@ def _complete(cell: Floats, repeats: NDArray[np.bool_]) -> Floats:
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort_into_bins(bins: Ints, size: Ints) -> tuple[Ints, Ints, Ints]:
-    """First place of every bin (bins + 1,), the atoms in the order of their bins, and the place of each (n,)."""
+def _sort_into_bins(bins: Ints, size: Ints) -> tuple[Ints, Ints]:
+    """First place of every bin (bins + 1,), and the atoms (n,) in the order of their bins."""
     flat = np.empty(len(bins), np.int64)
     start = np.zeros(size[0] * size[1] * size[2] + 1, np.int64)
     for a in range(len(bins)):
@@ -110,53 +160,57 @@ def _sort_into_bins(bins: Ints, size: Ints) -> tuple[Ints, Ints, Ints]:
     for b in range(1, len(start)):
         start[b] += start[b - 1]
     free = start.copy()
-    order, place = np.empty(len(bins), np.int64), np.empty(len(bins), np.int64)
+    order = np.empty(len(bins), np.int64)
     for a in range(len(bins)):
-        place[a] = free[flat[a]]
-        order[place[a]] = a
+        order[free[flat[a]]] = a
         free[flat[a]] += 1
-    return start, order, place
+    return start, order
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
 def _search(
     first: int,
     last: int,
-    x: Floats,
     wrapped: Floats,
     h: Floats,
     base: Short,
-    bins: Ints,
     size: Ints,
     reach: Ints,
     repeats: NDArray[np.bool_],
     start: Ints,
     order: Ints,
-    place: Ints,
     limit: float,
     room: int,
-) -> tuple[Short, Short, Short]:
-    """Pairs of the atoms first..last with all that lie ahead."""
-    out_i, out_j, out = np.empty(room, np.int32), np.empty(room, np.int32), np.empty((room, 3), np.int32)
-    n, n1, n2, n3 = len(x), size[0], size[1], size[2]
-    squared, near = np.empty(n), np.empty(n, np.int64)
+    around: int,
+    rows: Ints,
+) -> tuple[Short, Short]:
+    """Second atoms and shifts of the pairs of all atoms in the bins first..last with what lies ahead of them.
+
+    Everything around a bin is copied side by side once, then compared with each of its atoms. Fills the rows (first
+    pair, number of pairs) of the atoms' places.
+    """
+    out_j, out = np.empty(room, np.int32), np.empty((room, 3), np.int32)
+    n1, n2, n3 = size[0], size[1], size[2]
     wx, wy, wz = wrapped[0], wrapped[1], wrapped[2]
+    cx, cy, cz = np.empty(around), np.empty(around), np.empty(around)
+    atom, image = np.empty(around, np.int32), np.empty((around, 3), np.int32)
+    squared, near = np.empty(around), np.empty(around, np.int32)
     total = 0
-    for a in range(first, last):
-        b1, b2, b3 = base[a, 0], base[a, 1], base[a, 2]
-        px = x[a, 0] - (b1 * h[0, 0] + b2 * h[1, 0] + b3 * h[2, 0])
-        py = x[a, 1] - (b1 * h[0, 1] + b2 * h[1, 1] + b3 * h[2, 1])
-        pz = x[a, 2] - (b1 * h[0, 2] + b2 * h[1, 2] + b3 * h[2, 2])
-        for u in range(bins[a, 0] - reach[0], bins[a, 0] + reach[0] + 1):
+    for flat in range(first, last):
+        if start[flat] == start[flat + 1]:
+            continue
+        b1, b2, b3 = flat // (n2 * n3), flat // n3 % n2, flat % n3
+        count, own = 0, 0
+        for u in range(b1 - reach[0], b1 + reach[0] + 1):
             s1 = u // n1
             if s1 < 0 or (s1 > 0 and not repeats[0]):
                 continue
-            for v in range(bins[a, 1] - reach[1], bins[a, 1] + reach[1] + 1):
+            for v in range(b2 - reach[1], b2 + reach[1] + 1):
                 s2 = v // n2
                 if (s1 == 0 and s2 < 0) or (s2 != 0 and not repeats[1]):
                     continue
                 row = ((u - s1 * n1) * n2 + v - s2 * n2) * n3
-                low, high = bins[a, 2] - reach[2], bins[a, 2] + reach[2] + 1
+                low, high = b3 - reach[2], b3 + reach[2] + 1
                 if not repeats[2]:
                     low, high = max(low, 0), min(high, n3)
                 if s1 == 0 and s2 == 0:
@@ -166,36 +220,52 @@ def _search(
                     s3 = low // n3
                     end = min(high, (s3 + 1) * n3)
                     begin, stop = start[row + low - s3 * n3], start[row + end - s3 * n3]
-                    if s1 == 0 and s2 == 0 and s3 == 0:
-                        begin = max(begin, place[a] + 1)
                     low = end
-                    ox = s1 * h[0, 0] + s2 * h[1, 0] + s3 * h[2, 0] - px
-                    oy = s1 * h[0, 1] + s2 * h[1, 1] + s3 * h[2, 1] - py
-                    oz = s1 * h[0, 2] + s2 * h[1, 2] + s3 * h[2, 2] - pz
-                    for k in range(stop - begin):
-                        dx, dy, dz = wx[begin + k] + ox, wy[begin + k] + oy, wz[begin + k] + oz
-                        squared[k] = dx * dx + dy * dy + dz * dz
-                    count = 0
-                    for k in range(stop - begin):
-                        # Written always, kept when near: no branch to mispredict.
-                        near[count] = order[begin + k]
-                        count += 1 if squared[k] < limit else 0
-                    if total + count > len(out_i):
-                        out_i, out_j, out = _longer(out_i, out_j, out, total + count)
-                    for c in range(count):
-                        b = near[c]
-                        out_i[total], out_j[total] = a, b
-                        out[total, 0] = s1 + b1 - base[b, 0]
-                        out[total, 1] = s2 + b2 - base[b, 1]
-                        out[total, 2] = s3 + b3 - base[b, 2]
-                        total += 1
-    return out_i[:total], out_j[:total], out[:total]
+                    if s1 == 0 and s2 == 0 and s3 == 0:
+                        begin = max(begin, start[flat])
+                        if begin == start[flat] and begin < stop:
+                            own = count
+                    ox = s1 * h[0, 0] + s2 * h[1, 0] + s3 * h[2, 0]
+                    oy = s1 * h[0, 1] + s2 * h[1, 1] + s3 * h[2, 1]
+                    oz = s1 * h[0, 2] + s2 * h[1, 2] + s3 * h[2, 2]
+                    for k in range(begin, stop):
+                        cx[count], cy[count], cz[count] = wx[k] + ox, wy[k] + oy, wz[k] + oz
+                        atom[count] = order[k]
+                        image[count, 0] = s1 - base[0, k]
+                        image[count, 1] = s2 - base[1, k]
+                        image[count, 2] = s3 - base[2, k]
+                        count += 1
+        for p in range(start[flat], start[flat + 1]):
+            px, py, pz = wx[p], wy[p], wz[p]
+            for k in range(count):
+                dx, dy, dz = cx[k] - px, cy[k] - py, cz[k] - pz
+                squared[k] = dx * dx + dy * dy + dz * dz
+            # The atom itself and those of its bin that come before it.
+            for k in range(own, own + p - start[flat] + 1):
+                squared[k] = np.inf
+            hits = 0
+            for k in range(count):
+                # Written always, kept when near: no branch to mispredict.
+                near[hits] = k
+                hits += 1 if squared[k] < limit else 0
+            if total + hits > len(out_j):
+                out_j, out = _longer(out_j, out, total + hits)
+            b1p, b2p, b3p = base[0, p], base[1, p], base[2, p]
+            rows[p, 0], rows[p, 1] = total, hits
+            for c in range(hits):
+                k = near[c]
+                out_j[total + c] = atom[k]
+                out[total + c, 0] = image[k, 0] + b1p
+                out[total + c, 1] = image[k, 1] + b2p
+                out[total + c, 2] = image[k, 2] + b3p
+            total += hits
+    return out_j[:total], out[:total]
 
 
 @numba.njit(cache=True, nogil=True)
-def _longer(i: Short, j: Short, shifts: Short, least: int) -> tuple[Short, Short, Short]:
+def _longer(j: Short, shifts: Short, least: int) -> tuple[Short, Short]:
     """The arrays with room for twice as many pairs, or `least` if that is more."""
-    room = max(2 * len(i), least)
-    out_i, out_j, out = np.empty(room, np.int32), np.empty(room, np.int32), np.empty((room, 3), np.int32)
-    out_i[: len(i)], out_j[: len(i)], out[: len(i)] = i, j, shifts
-    return out_i, out_j, out
+    room = max(2 * len(j), least)
+    out_j, out = np.empty(room, np.int32), np.empty((room, 3), np.int32)
+    out_j[: len(j)], out[: len(j)] = j, shifts
+    return out_j, out
