@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from grahame.hybrid.model import HybridModel
 from grahame.hybrid.work_functions import SIDES, why_none
 
 __all__ = ["labelled", "predict"]
+
+_FLAT = ("slab", "slab-exact")
 
 
 def labelled(batch: Batch, wanted: Collection[str] = tuple(LABELS)) -> set[str]:
@@ -43,12 +46,30 @@ def predict(
         "forces": out.forces,
         "stress": out.stress,
         "charges": out.charges,
-        "dipole": out.dipole,
+        "dipole": _on_branch(out.dipole, batch) if "dipole" in wanted else None,
         "born": out.born,
         "field_response": out.field_response,
         "work_function": _on_sides(out.work_functions, batch) if "work_function" in wanted else None,
     }
     return {name: value for name, value in found.items() if name in wanted and value is not None}
+
+
+def _on_branch(moments: Tensor, batch: Batch) -> Tensor:
+    """(B,3) e Å, moved by whole e times vectors of the periodic cell to the branch nearest to each label.
+
+    Along directions that repeat, the dipole of a cell is defined up to e times a cell vector: which atoms the cell's
+    faces cut is a choice.
+    """
+    moved = []
+    for moment, label, frame in zip(moments, batch.labels["dipole"], batch.frames):
+        repeats = [p and (d < 2 or frame.conditions.boundary not in _FLAT) for d, p in enumerate(frame.pbc)]
+        if frame.conditions.boundary == "open" or not any(repeats) or bool(label.isnan().any()):
+            moved.append(moment)
+            continue
+        vectors = torch.as_tensor(frame.cell[np.array(repeats)], dtype=moment.dtype, device=moment.device)
+        steps = torch.round(torch.linalg.pinv(vectors).T @ (moment.detach() - label))
+        moved.append(moment - steps @ vectors)
+    return torch.stack(moved)
 
 
 def _on_sides(both: Tensor, batch: Batch) -> Tensor:

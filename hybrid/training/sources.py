@@ -27,7 +27,9 @@ class KeysConfig(Block):
     forces: str | None = Field(default=None, description="eV/Å per atom")
     stress: str | None = Field(default=None, description="eV/Å³, sign of ASE")
     charges: str | None = Field(default=None, description="e per atom")
-    dipole: str | None = Field(default=None, description="e Å per frame")
+    dipole: str | None = Field(
+        default=None, description="e Å per frame, up to e times a cell vector that repeats"
+    )
     born: str | None = Field(default=None, description="Born charges dF_a/dE_b, e, 9 per atom")
     field_response: str | None = Field(default=None, description="dF/dE along the normal, e, 3 per atom")
     work_function: str | None = Field(default=None, description="eV per frame, of the side the source names")

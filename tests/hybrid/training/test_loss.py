@@ -1,9 +1,13 @@
 """Losses of labels that may be missing, stages, learning rates, averages."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from ase import Atoms
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from grahame.hybrid.frames import Batch, Frame, make_batch
@@ -16,6 +20,7 @@ from grahame.hybrid.training.loss import error_sums, label_counts, loss
 from grahame.hybrid.training.metrics import ErrorTable
 from grahame.hybrid.training.predicting import predict
 from grahame.hybrid.training.schedule import Plateau, in_stage_two, learning_rate, loss_weights
+from tests.hybrid.model_cells import batch_of, frame, make_model, water_box
 from tests.hybrid.training.tiny import frames
 
 NAMES = ["energy", "forces", "charges"]
@@ -146,3 +151,28 @@ def test_a_prediction_that_is_not_finite_shows_in_the_errors() -> None:
         assert value is not None
         assert math.isnan(value) == spoilt
         assert math.isfinite(table.value("energy"))
+
+
+@pytest.mark.parametrize("repeats", [(True, True, True), (True, True, False)])
+def test_a_dipole_may_be_given_on_any_branch(repeats: tuple[bool, bool, bool]) -> None:
+    model, atoms = make_model(charges={"kind": "transfer"}), water_box()
+    boundary = "3d" if all(repeats) else "slab"
+    atoms.pbc = repeats
+    there = model.predict(batch_of(model, frame(atoms, boundary=boundary))).dipole[0].numpy()
+
+    def off(label: NDArray[np.float64], moved: Atoms) -> float:
+        labelled = replace(frame(moved, boundary=boundary), labels={"dipole": label})
+        batch = batch_of(model, labelled)
+        return float(error_sums(predict(model, batch, ["dipole"]), batch, ["dipole"])[0])
+
+    label = there + np.array([0.3, -0.2, 0.4])
+    expected = 0.3**2 + 0.2**2 + 0.4**2
+    assert off(label, atoms) == pytest.approx(expected, abs=1e-12)
+    assert off(label - 2.0 * atoms.cell[0] + atoms.cell[1], atoms) == pytest.approx(expected, abs=1e-12)
+    # Where an atom enters the cell again is no physics either; formal charges are whole numbers.
+    wrapped = atoms.copy()
+    wrapped.positions[3] += atoms.cell[1] - atoms.cell[0]
+    assert off(label, wrapped) == pytest.approx(expected, abs=1e-10)
+    # Along a direction that does not repeat there is one dipole only.
+    tall = off(label + atoms.cell[2], atoms)
+    assert (tall == pytest.approx(expected, abs=1e-12)) is repeats[2]
