@@ -13,7 +13,7 @@ from typing import Any
 
 PACKAGES = (
     "grahame", "numpy", "scipy", "torch", "numba", "ase", "vesin", "torch-pme", "typer", "rich", "pydantic",
-    "pyyaml", "matplotlib",
+    "pyyaml", "matplotlib", "ducc0",
 )  # fmt: skip
 MADELUNG_NACL = 1.7475645946331822
 """Rock salt, referred to the nearest-neighbour distance (OEIS A085469)."""

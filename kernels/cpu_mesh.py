@@ -20,14 +20,14 @@ import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import fft
 
+from grahame.kernels import cpu_fft
 from grahame.kernels import mesh as formulas
+from grahame.kernels.cpu_splines import Stencil, spline_kernels
 from grahame.kernels.mesh import Mesh
 from grahame.kernels.threads import chunks, run
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Waves = NDArray[np.complex128]
 
 _CHUNK = 500  # atoms below which a second thread does not pay
@@ -43,161 +43,6 @@ class MeshDerivatives:
     positions: Floats | None
     charges: Floats | None
     cell: Floats | None
-
-
-@dataclass(frozen=True)
-class Stencil:
-    """Where atoms touch the mesh: points first..first + p - 1 modulo n along each direction.
-
-    Attributes:
-        first: (n,3) first point of each direction, 0 <= first < n_d.
-        values: (n,3,p) B-splines at the points, ascending.
-        slopes: (n,3,p) their derivatives with respect to u, or (n,3,0) where forces are not wanted.
-    """
-
-    first: Ints
-    values: Floats
-    slopes: Floats
-
-
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _stencil_chunk(
-    begin: int, end: int, x: Floats, inverse: Floats, mesh: Ints, first: Ints, values: Floats, slopes: Floats
-) -> None:
-    order = values.shape[2]
-    m = np.zeros(order + 1)
-    for a in range(begin, end):
-        for d in range(3):
-            u = (x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]) * mesh[d]
-            floor = np.floor(u)
-            w = u - floor
-            first[a, d] = (np.int64(floor) - (order - 1)) % mesh[d]
-            # m[k] = M_p(w + k), raised from p = 2; the last place stays 0 as M_p(w + p).
-            m[0], m[1] = w, 1.0 - w
-            for k in range(2, order + 1):
-                m[k] = 0.0
-            for p in range(3, order):
-                scale = 1.0 / (p - 1)
-                for k in range(p - 1, 0, -1):
-                    m[k] = ((w + k) * m[k] + (p - w - k) * m[k - 1]) * scale
-                m[0] *= w * scale
-            # Point l = first + c carries M_p(u - l), u - l = w + p - 1 - c.
-            if slopes.shape[2] > 0:
-                slopes[a, d, order - 1] = m[0]
-                for k in range(1, order):
-                    slopes[a, d, order - 1 - k] = m[k] - m[k - 1]
-            scale = 1.0 / (order - 1)
-            for k in range(order - 1, 0, -1):
-                values[a, d, order - 1 - k] = ((w + k) * m[k] + (order - w - k) * m[k - 1]) * scale
-            values[a, d, order - 1] = w * m[0] * scale
-
-
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _spread_planes(begin: int, end: int, q: Floats, first: Ints, values: Floats, out: Floats) -> None:
-    """Spread all charges on the planes begin..end of the mesh."""
-    n1, n2, n3 = out.shape
-    order = values.shape[2]
-    out[begin:end] = 0.0
-    for a in range(len(q)):
-        if q[a] == 0.0:
-            continue
-        for i in range(order):
-            l1 = (first[a, 0] + i) % n1
-            if l1 < begin or l1 >= end:
-                continue
-            t1 = q[a] * values[a, 0, i]
-            l2 = first[a, 1]
-            l3 = first[a, 2]
-            for j in range(order):
-                t2 = t1 * values[a, 1, j]
-                row = out[l1, l2]
-                if l3 + order <= n3:
-                    for k in range(order):
-                        row[l3 + k] += t2 * values[a, 2, k]
-                else:
-                    for k in range(order):
-                        row[(l3 + k) % n3] += t2 * values[a, 2, k]
-                l2 += 1
-                if l2 == n2:
-                    l2 = 0
-
-
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _gather_chunk(
-    begin: int,
-    end: int,
-    q: Floats,
-    inverse: Floats,
-    first: Ints,
-    values: Floats,
-    slopes: Floats,
-    phi: Floats,
-    potential: Floats,
-    gradient: Floats,
-) -> None:
-    """Potential at the atoms begin..end, and q times its gradient where that array is not empty."""
-    n1, n2, n3 = phi.shape
-    order = values.shape[2]
-    for a in range(begin, end):
-        pot = g1 = g2 = g3 = 0.0
-        l1 = first[a, 0]
-        l3 = first[a, 2]
-        if len(gradient) == 0:
-            for i in range(order):
-                plane = 0.0
-                l2 = first[a, 1]
-                for j in range(order):
-                    row = phi[l1, l2]
-                    line = 0.0
-                    if l3 + order <= n3:
-                        for k in range(order):
-                            line += row[l3 + k] * values[a, 2, k]
-                    else:
-                        for k in range(order):
-                            line += row[(l3 + k) % n3] * values[a, 2, k]
-                    plane += line * values[a, 1, j]
-                    l2 += 1
-                    if l2 == n2:
-                        l2 = 0
-                pot += plane * values[a, 0, i]
-                l1 += 1
-                if l1 == n1:
-                    l1 = 0
-            potential[a] = pot
-            continue
-        for i in range(order):
-            plane = plane2 = plane3 = 0.0
-            l2 = first[a, 1]
-            for j in range(order):
-                row = phi[l1, l2]
-                line = line3 = 0.0
-                if l3 + order <= n3:
-                    for k in range(order):
-                        line += row[l3 + k] * values[a, 2, k]
-                        line3 += row[l3 + k] * slopes[a, 2, k]
-                else:
-                    for k in range(order):
-                        line += row[(l3 + k) % n3] * values[a, 2, k]
-                        line3 += row[(l3 + k) % n3] * slopes[a, 2, k]
-                plane += line * values[a, 1, j]
-                plane2 += line * slopes[a, 1, j]
-                plane3 += line3 * values[a, 1, j]
-                l2 += 1
-                if l2 == n2:
-                    l2 = 0
-            pot += plane * values[a, 0, i]
-            g1 += plane * slopes[a, 0, i]
-            g2 += plane2 * values[a, 0, i]
-            g3 += plane3 * values[a, 0, i]
-            l1 += 1
-            if l1 == n1:
-                l1 = 0
-        potential[a] = pot
-        g1 *= q[a] * n1
-        g2 *= q[a] * n2
-        g3 *= q[a] * n3
-        for d in range(3):
-            gradient[a, d] = inverse[d, 0] * g1 + inverse[d, 1] * g2 + inverse[d, 2] * g3
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
@@ -264,12 +109,12 @@ class MeshSum:
             np.empty((n, 3), np.int64), np.empty((n, 3, order)), np.empty((n, 3, order if forces else 0))
         )
         size = np.asarray(mesh, dtype=np.int64)
-        run(
-            [
-                partial(_stencil_chunk, a, b, x, self._inverse, size, s.first, s.values, s.slopes)
-                for a, b in chunks(n, _CHUNK)
-            ]
-        )
+        self._kernels = spline_kernels(order)
+        stencil = partial(
+            self._kernels.stencil, x=x, inverse=self._inverse, mesh=size,
+            first=s.first, values=s.values, slopes=s.slopes,
+        )  # fmt: skip
+        _each(chunks(n, _CHUNK), stencil)
 
     def __call__(self, q: Floats, forces: bool, potential: bool, cell: bool) -> MeshDerivatives:
         """Energy and the wanted derivatives; those of the cell need the forces."""
@@ -277,10 +122,9 @@ class MeshSum:
         n1 = mesh[0]
         charge = np.empty(mesh)
         planes = chunks(n1, 2 if len(q) >= _CHUNK else n1)
-        _each(planes, partial(_spread_planes, q=q, first=s.first, values=s.values, out=charge))
-        # Unlike torch's, these transforms do not depend on the number of threads, nor wait for them spinning.
+        _each(planes, partial(self._kernels.spread, q=q, first=s.first, values=s.values, out=charge))
         workers = torch.get_num_threads() if charge.size >= _POINTS else 1
-        transform = fft.rfftn(charge, workers=workers)
+        transform = cpu_fft.forward(charge, workers)
         energies, tensors = np.zeros(n1), np.zeros((n1, 3, 3))
         reciprocal = np.ascontiguousarray(2 * np.pi * self._inverse.T)
         _each(
@@ -293,16 +137,15 @@ class MeshSum:
         energy = float(energies.sum())
         if not (forces or potential or cell):
             return MeshDerivatives(energy, None, None, None)
-        phi = fft.irfftn(transform, s=mesh, norm="forward", overwrite_x=True, workers=workers)
+        phi = cpu_fft.inverse(transform, mesh, workers)
         n = len(q)
         at_atoms, gradient = np.empty(n), np.empty((n if forces or cell else 0, 3))
-        _each(
-            chunks(n, _CHUNK),
-            partial(
-                _gather_chunk, q=q, inverse=self._inverse, first=s.first, values=s.values, slopes=s.slopes,
-                phi=phi, potential=at_atoms, gradient=gradient,
-            ),
-        )  # fmt: skip
+        gather: Callable[..., object] = self._kernels.potential
+        if forces or cell:
+            gather = partial(
+                self._kernels.gradient, q=q, inverse=self._inverse, slopes=s.slopes, gradient=gradient
+            )
+        _each(chunks(n, _CHUNK), partial(gather, first=s.first, values=s.values, phi=phi, potential=at_atoms))
         strain = None
         if cell:
             strain = self._inverse.T @ (tensors.sum(0) - energy * np.eye(3) - self._x.T @ gradient)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from grahame.kernels import dispatch
+from grahame.kernels import cpu_fft, dispatch
 from grahame.kernels.neighbors import neighbor_pairs
 from tests.kernels import brute
 
@@ -313,6 +313,23 @@ def test_compiled_sums_repeat_to_the_last_bit() -> None:
                 assert torch.allclose(a, b, rtol=1e-10, atol=1e-11)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("mesh", [(8, 9, 10), (7, 8, 15), (21, 4, 2)])
+@pytest.mark.parametrize("library", ["ducc0", "scipy"])
+def test_transforms_are_the_sums_they_stand_for(
+    mesh: tuple[int, int, int], library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if library == "scipy":
+        monkeypatch.setattr(cpu_fft, "ducc0", None)
+    else:
+        pytest.importorskip("ducc0", reason="ducc0 is not installed")
+    values = np.random.default_rng(3).normal(size=mesh)
+    phases = [np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(n)) / n) for n in mesh]
+    wanted = np.einsum("ai,bj,ck,ijk->abc", *phases, values)[..., : mesh[2] // 2 + 1]
+    waves = cpu_fft.forward(values.copy(), 2)
+    np.testing.assert_allclose(waves, wanted, atol=1e-12)
+    np.testing.assert_allclose(cpu_fft.inverse(waves, mesh, 2) / values.size, values, atol=1e-13)
 
 
 def test_the_mesh_tables_of_a_fixed_cell_are_kept() -> None:
