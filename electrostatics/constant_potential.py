@@ -380,9 +380,13 @@ class ConstantPotential:
         A graph that `q` carries is part of the function: then gradients are total derivatives.
         """
         k, h = self.coulomb.coulomb_constant, system.cell
-        charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_()
+        # Without a graph to keep, and at a fixed cell, the operator knows its derivatives itself.
+        strained = h is not None and h.requires_grad
+        found = None if track or q.requires_grad or strained else system.first(q, bool(wanted))
+        charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_(found is None)
         site, on_solved = p.site, charges[p.site.solved]
-        inner = system.energy(charges) + (charges * p.external(system, strength)).sum()
+        inner = system.energy(charges) if found is None else found.energy
+        inner = inner + (charges * p.external(system, strength)).sum()
         inner = inner + (site.electronegativity * on_solved + 0.5 * site.hardness * on_solved**2).sum()
         field_energy, field = inner.new_zeros(()), inner.new_zeros(3)
         along = strength if strength is not None else p.strength(h)
@@ -401,15 +405,21 @@ class ConstantPotential:
         group_charges = charges.new_zeros(len(self.electrodes)).index_add(0, site.group_of, on_solved)
         work = (psi * group_charges).sum()
         omega = inner - work + field_energy
-        gradients = list(
-            torch.autograd.grad(
-                omega, [charges, *wanted], create_graph=track, retain_graph=True, allow_unused=True
+        if found is None:
+            every = [charges, *wanted]
+            gradients = list(
+                torch.autograd.grad(
+                    omega, every, create_graph=track, retain_graph=True, materialize_grads=True
+                )
             )
-        )
-        gradients = [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, [charges, *wanted])]
-        # dOmega/dq = dU/dq - psi; dU/dq without the electrodes' own chi and J is the potential.
-        on_site = site.electronegativity + site.hardness * on_solved - psi[site.group_of]
-        potential = gradients.pop(0).index_add(0, site.solved, -on_site)
+            # dOmega/dq = dU/dq - psi; dU/dq without the electrodes' own chi and J is the potential.
+            on_site = site.electronegativity + site.hardness * on_solved - psi[site.group_of]
+            potential = gradients.pop(0).index_add(0, site.solved, -on_site)
+        else:
+            potential, acting = found.potential + p.external(system, strength), p.acting(h, strength)
+            gradients = [] if found.gradient is None else [found.gradient]
+            if gradients and acting is not None:
+                gradients[0] = gradients[0] - charges[:, None] * acting
         mismatch, means = p.stationarity(potential, charges)
         multiplier = mismatch.new_zeros(())
         if p.total_charge is not None and not all(p.held.by_charge):

@@ -195,6 +195,10 @@ class Coulomb:
         # An open system has no volume: its stress is None.
         stress = stress and h is not None
         track = torch.is_grad_enabled() and kind.requires_grad
+        self_energy = 0.5 * self.coulomb_constant * gaussians.on_site_diagonal(s) * q**2
+        if not (track or stress):
+            values = self._first(self.bind(x, h, s, exclusions), q, e_field, d_field, forces)
+            return CoulombResult(*(kind.out(v, track) for v in (*values, None, self_energy)))
         with torch.enable_grad():
             leaf_q = variable(q, track)
             leaf_x = variable(x, track) if forces else x
@@ -210,7 +214,6 @@ class Coulomb:
         if strain is not None:
             assert h is not None
             tension = gradients.pop(0) / cells.volume(h)
-        self_energy = 0.5 * self.coulomb_constant * gaussians.on_site_diagonal(s) * q**2
         return CoulombResult(*(kind.out(v, track) for v in (energy, potential, force, tension, self_energy)))
 
     def potential_at(
@@ -357,6 +360,24 @@ class Coulomb:
         return energy
 
     # ------------------------------------------------------------------ private
+
+    def _first(
+        self, system: System, q: Tensor, field: Tensor | None, displacement: Tensor | None, forces: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Energy, potential and forces without graph; what fields add is linear in the charges."""
+        with torch.no_grad():
+            q, x, h = q.detach(), system.positions.detach(), system.cell
+            found = system.first(q, forces)
+            energy = found.energy + self.field_energy(x, q, h, field, displacement)
+            potential, gradient = found.potential, found.gradient
+            acting = field
+            if self.boundary == "displacement" and displacement is not None:
+                assert h is not None
+                acting = displacement * cells.normal(h)
+            if acting is not None:
+                potential = potential + fields.external_potential(x, acting)
+                gradient = None if gradient is None else gradient - q[:, None] * acting
+        return energy, potential, None if gradient is None else -gradient
 
     def _checked(
         self, positions: Any, cell: Any, smearing: Any, kind: Kind | None = None

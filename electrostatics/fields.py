@@ -35,6 +35,13 @@ def polarization_potential(positions: Tensor, charges: Tensor, cell: Tensor) -> 
     return 4 * math.pi / cells.volume(cell) * (charges * z).sum() * z
 
 
+def polarization_gradient(positions: Tensor, charges: Tensor, cell: Tensor) -> Tensor:
+    """Derivative of `polarization_energy` with respect to the positions, (n,3) in e²/Å²."""
+    normal = cells.normal(cell)
+    moment = (charges * (positions @ normal)).sum()
+    return 4 * math.pi / cells.volume(cell) * moment * charges[:, None] * normal
+
+
 def polarization_matrix(positions: Tensor, cell: Tensor) -> Tensor:
     """(4 pi/V) z_i z_j, (n,n) in 1/Å."""
     z = positions @ cells.normal(cell)

@@ -110,17 +110,19 @@ class Problem:
 
     def external(self, system: System, following: Tensor | None = None) -> Tensor:
         """Potential of the field that acts, (n,) V; `following` is the strength of one that follows charges."""
-        x, h = system.positions, system.cell
-        outer = x.new_zeros(len(x))
-        if self.field is not None:
-            outer = outer + fields.external_potential(x, self.field)
+        x, acting = system.positions, self.acting(system.cell, following)
+        return x.new_zeros(len(x)) if acting is None else fields.external_potential(x, acting)
+
+    def acting(self, h: Tensor | None, following: Tensor | None = None) -> Tensor | None:
+        """The uniform field (3,) in V/Å that acts as an external one, D in its place at constant displacement; or None."""
         along = following if following is not None else self.strength(h)
         if along is None:
             along = self.displacement
-        if along is not None:
-            assert h is not None
-            outer = outer - along * (x @ cells.normal(h))
-        return outer
+        if along is None:
+            return self.field
+        assert h is not None
+        uniform = along * cells.normal(h)
+        return uniform if self.field is None else uniform + self.field
 
     def stationarity(self, potential: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """psi - (Aq+b) on the solved atoms, and (Aq+b) averaged over each group, V."""

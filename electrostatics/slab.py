@@ -83,6 +83,15 @@ def slab_potential(
     return 2 * math.pi / volume * (2 * moment * z - quadratic)
 
 
+def slab_gradient(positions: Tensor, charges: Tensor, cell: Tensor) -> Tensor:
+    """Derivative of `slab_energy` with respect to the positions, (n,3) in e²/Å²; the widths drop out."""
+    normal = cells.normal(cell)
+    z = positions @ normal
+    z = z - z.mean()
+    along = charges * ((charges * z).sum() - charges.sum() * z)
+    return 4 * math.pi / cells.volume(cell) * along[:, None] * normal
+
+
 def slab_matrix(positions: Tensor, smearing: Tensor, cell: Tensor, gaussian: bool) -> Tensor:
     """-(2 pi/V) [(z_i - z_j)² + s_i² + s_j² + L²/6], (n,n) in 1/Å."""
     z = positions @ cells.normal(cell)

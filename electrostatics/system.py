@@ -103,10 +103,64 @@ class System:
 
     def potential(self, charges: Tensor) -> Tensor:
         """(n,) dE/dq_i = (Kq)_i in V, without graph."""
-        with torch.enable_grad():
-            leaf = charges.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.detached().energy(leaf), leaf)
-        return gradient
+        return self.first(charges, forces=False).potential
+
+    def first(self, charges: Tensor, forces: bool) -> dispatch.First:
+        """Energy in eV, its derivatives by charges (n,) in V and, where wanted, positions (n,3) in eV/Å, without graph.
+
+        The compiled kernels give derivatives along with the energy; elsewhere torch takes them of `energy`.
+        """
+        p, fixed = self.parameters, self.detached()
+        x, q, s = fixed.positions, charges.detach(), fixed.smearing
+        direct = self.pairs is not None and p.method in ("ewald", "pme") and p.backend != "torch-pme"
+        if not (direct and dispatch.compiled(x, q, s)):
+            with torch.enable_grad():
+                leaves = [q.requires_grad_(), x.requires_grad_()] if forces else [q.requires_grad_()]
+                energy = replace(fixed, positions=x).energy(q)
+                found = torch.autograd.grad(energy, leaves, materialize_grads=True)
+            return dispatch.First(energy.detach(), found[0], found[1] if forces else None)
+        with torch.no_grad():
+            return fixed._direct(q, forces)
+
+    def _direct(self, q: Tensor, forces: bool) -> dispatch.First:
+        """`first` from the derivatives of each term; the energy is quadratic, E = 1/2 q.dE/dq."""
+        x, s, p, h = self.positions, self.smearing, self.parameters, self.k_cell
+        assert self.pairs is not None
+        parts = [dispatch.pair_derivatives(x, q, h, s, *self.pairs, p.splitting, p.cutoff, forces)]
+        if self.waves is not None:
+            parts.append(dispatch.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
+        else:
+            parts.append(dispatch.mesh_derivatives(x, q, h, p.splitting, p.mesh, p.order, forces))
+        if self.excluded is not None:
+            assert self.cell is not None
+            parts.append(dispatch.exclusion_derivatives(x, q, self.cell, s, *self.excluded, forces))
+        potential = self._smooth_potential(x, q, s, h)
+        energy = 0.5 * (q @ potential)
+        for part in parts:
+            energy, potential = energy + part.energy, potential + part.potential
+        k = self.coulomb_constant
+        if not forces:
+            return dispatch.First(k * energy, k * potential, None)
+        gradient = torch.zeros_like(x)
+        for part in parts:
+            assert part.gradient is not None
+            gradient += part.gradient
+        if self.boundary == "slab":
+            gradient += slab.slab_gradient(x, q, h)
+        if self.boundary == "displacement":
+            gradient += fields.polarization_gradient(x, q, h)
+        return dispatch.First(k * energy, k * potential, k * gradient)
+
+    def _smooth_potential(self, x: Tensor, q: Tensor, s: Tensor, h: Tensor) -> Tensor:
+        """Potential in e/Å of all terms but pairs, waves and exclusions: on-site, background, slab, displacement."""
+        p, gaussian = self.parameters, self.background == "gaussian"
+        total = (gaussians.on_site_diagonal(s) - ewald.SELF * p.splitting) * q
+        total = total + slab.background_potential(q, s, cells.volume(h), p.splitting, gaussian)
+        if self.boundary == "slab":
+            total = total + slab.slab_potential(x, q, s, h, gaussian)
+        if self.boundary == "displacement":
+            total = total + fields.polarization_potential(x, q, h)
+        return total
 
     def operator(self) -> Callable[[Tensor], Tensor]:
         """The function charges -> Kq in V, with the geometry bound once, for many products without graph."""
@@ -123,18 +177,12 @@ class System:
         if self.excluded is not None:
             assert fixed.cell is not None
             parts.append(dispatch.exclusion_operator(x, fixed.cell, s, *self.excluded))
-        diagonal = gaussians.on_site_diagonal(s) - ewald.SELF * p.splitting
-        volume, gaussian = cells.volume(h), self.background == "gaussian"
 
         def product(charges: Tensor) -> Tensor:
             q = charges.detach()
-            total = diagonal * q + slab.background_potential(q, s, volume, p.splitting, gaussian)
+            total = self._smooth_potential(x, q, s, h)
             for part in parts:
                 total = total + part(q)
-            if self.boundary == "slab":
-                total = total + slab.slab_potential(x, q, s, h, gaussian)
-            if self.boundary == "displacement":
-                total = total + fields.polarization_potential(x, q, h)
             return self.coulomb_constant * total
 
         return product

@@ -10,6 +10,7 @@ charges, and carry no graph.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import numpy as np
@@ -19,21 +20,36 @@ from torch import Tensor
 
 from grahame.kernels import cpu_mesh, cpu_pairs, cpu_structure_factor, mesh, pairs, structure_factor
 from grahame.kernels.cpu_pair_matrix import PairMatrix
-from grahame.kernels.operators import array, backend, compiled, evaluate, gradient, indices, pair_indices
+from grahame.kernels.operators import (
+    Kernel,
+    array,
+    backend,
+    compiled,
+    evaluate,
+    gradient,
+    indices,
+    pair_indices,
+)  # fmt: skip
 from grahame.kernels.structure_factor import half_space_kvectors
 
 __all__ = [
+    "First",
     "backend",
+    "compiled",
+    "ewald_derivatives",
     "ewald_energy",
     "ewald_operator",
     "ewald_potential",
+    "exclusion_derivatives",
     "exclusion_energy",
     "exclusion_operator",
     "exclusion_potential",
     "half_space_kvectors",
+    "mesh_derivatives",
     "mesh_energy",
     "mesh_operator",
     "mesh_potential",
+    "pair_derivatives",
     "pair_energy",
     "pair_operator",
     "pair_potential",
@@ -45,6 +61,15 @@ Values = Tensor | Floats
 Kind = TypeVar("Kind", Tensor, Floats)
 Potential = Callable[[Kind], Kind]
 Derivatives = tuple[float, tuple[Floats | None, ...]]
+
+
+@dataclass(frozen=True)
+class First:
+    """Energy in e²/Å, its derivatives by the charges (n,) in e/Å and, where wanted, by the positions (n,3) in e²/Å²."""
+
+    energy: Tensor
+    potential: Tensor
+    gradient: Tensor | None
 
 
 def pair_energy(
@@ -145,12 +170,7 @@ def ewald_energy(positions: Tensor, charges: Tensor, cell: Tensor, alpha: float,
     def formula(x: Tensor, q: Tensor, h: Tensor) -> Tensor:
         return structure_factor.wave_energy(x, q, h, alpha, torch.from_numpy(waves))
 
-    def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
-        x, q, h = inputs
-        d = cpu_structure_factor.WaveSum(x, h, alpha, waves)(q, *wanted)
-        return d.energy, (d.positions, d.charges, d.cell)
-
-    return evaluate(formula, kernel, positions, charges, cell)
+    return evaluate(formula, _wave_kernel(alpha, waves), positions, charges, cell)
 
 
 def mesh_energy(
@@ -181,12 +201,59 @@ def mesh_energy(
     def formula(x: Tensor, q: Tensor, h: Tensor) -> Tensor:
         return _mesh_formula(x, q, h, alpha, size, order)
 
-    def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
-        x, q, h = inputs
-        d = cpu_mesh.MeshSum(x, h, alpha, size, order, wanted[0] or wanted[2])(q, *wanted)
-        return d.energy, (d.positions, d.charges, d.cell)
+    return evaluate(formula, _mesh_kernel(alpha, size, order), positions, charges, cell)
 
-    return evaluate(formula, kernel, positions, charges, cell)
+
+def pair_derivatives(
+    positions: Tensor,
+    charges: Tensor,
+    cell: Tensor,
+    smearing: Tensor,
+    pairs_i: Indices,
+    pairs_j: Indices,
+    shifts: Indices,
+    alpha: float,
+    cutoff: float,
+    forces: bool,
+) -> First:
+    """`pair_energy` with its first derivatives, of tensors that the compiled kernels serve; nothing keeps a graph."""
+    kernel = _pair_kernel(pairs_i, pairs_j, shifts, alpha, cutoff, True)
+    return _first(kernel, (positions, charges, cell, smearing), forces)
+
+
+def exclusion_derivatives(
+    positions: Tensor,
+    charges: Tensor,
+    cell: Tensor,
+    smearing: Tensor,
+    i: Indices,
+    j: Indices,
+    shifts: Indices,
+    forces: bool,
+) -> First:
+    """`exclusion_energy` with its first derivatives; as `pair_derivatives`."""
+    kernel = _pair_kernel(i, j, shifts, 0.0, np.inf, False)
+    return _first(kernel, (positions, charges, cell, smearing), forces, -1.0)
+
+
+def ewald_derivatives(
+    positions: Tensor, charges: Tensor, cell: Tensor, alpha: float, kvectors: Indices, forces: bool
+) -> First:
+    """`ewald_energy` with its first derivatives; as `pair_derivatives`."""
+    return _first(_wave_kernel(alpha, indices(kvectors)), (positions, charges, cell), forces)
+
+
+def mesh_derivatives(
+    positions: Tensor,
+    charges: Tensor,
+    cell: Tensor,
+    alpha: float,
+    mesh: tuple[int, int, int],
+    order: int,
+    forces: bool,
+) -> First:
+    """`mesh_energy` with its first derivatives; as `pair_derivatives`."""
+    return _first(_mesh_kernel(alpha, _checked_mesh(mesh, order), order), (positions, charges, cell), forces)
 
 
 def pair_operator(
@@ -314,11 +381,18 @@ def _compiled_pairs(
     cutoff: float,
     shift: bool,
 ) -> Tensor:
-    i, j, t = pair_indices(pairs_i), pair_indices(pairs_j), pair_indices(shifts)
-
     def formula(x: Tensor, q: Tensor, h: Tensor, s: Tensor) -> Tensor:
-        a, b, c = (torch.from_numpy(v).long() for v in (i, j, t))
+        a, b, c = (torch.from_numpy(pair_indices(v)).long() for v in (pairs_i, pairs_j, shifts))
         return pairs.screened_energy(x, q, h, s, a, b, c, alpha, cutoff, shift)
+
+    kernel = _pair_kernel(pairs_i, pairs_j, shifts, alpha, cutoff, shift)
+    return evaluate(formula, kernel, positions, charges, cell, smearing)
+
+
+def _pair_kernel(
+    pairs_i: Indices, pairs_j: Indices, shifts: Indices, alpha: float, cutoff: float, shift: bool
+) -> Kernel:
+    i, j, t = pair_indices(pairs_i), pair_indices(pairs_j), pair_indices(shifts)
 
     def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
         x, q, h, s = inputs
@@ -326,7 +400,38 @@ def _compiled_pairs(
         d = cpu_pairs.screened(x, q, h, s, i, j, t, alpha, cutoff, shift, forces, wanted[1], wanted[3])
         return d.energy, (d.positions, d.charges, d.cell, d.smearing)
 
-    return evaluate(formula, kernel, positions, charges, cell, smearing)
+    return kernel
+
+
+def _wave_kernel(alpha: float, waves: NDArray[np.int64]) -> Kernel:
+    def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
+        x, q, h = inputs
+        d = cpu_structure_factor.WaveSum(x, h, alpha, waves)(q, *wanted)
+        return d.energy, (d.positions, d.charges, d.cell)
+
+    return kernel
+
+
+def _mesh_kernel(alpha: float, size: tuple[int, int, int], order: int) -> Kernel:
+    def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
+        x, q, h = inputs
+        d = cpu_mesh.MeshSum(x, h, alpha, size, order, wanted[0] or wanted[2])(q, *wanted)
+        return d.energy, (d.positions, d.charges, d.cell)
+
+    return kernel
+
+
+def _first(kernel: Kernel, inputs: tuple[Tensor, ...], forces: bool, sign: float = 1.0) -> First:
+    """A compiled kernel without graph, times a sign."""
+    wanted = (forces, True) + (False,) * (len(inputs) - 2)
+    energy, found = kernel([array(t) for t in inputs], wanted)
+    gradient, potential = found[0], found[1]
+    assert potential is not None
+    return First(
+        torch.tensor(sign * energy, dtype=torch.float64),
+        sign * torch.from_numpy(potential),
+        None if gradient is None or not forces else sign * torch.from_numpy(gradient),
+    )
 
 
 _mesh_formula = mesh.wave_energy
