@@ -125,13 +125,17 @@ class ProjectedCharges(nn.Module):
 
     Args:
         features: scalar features per atom; species: number of elements.
+        start: (species) e, charge of each element before training. An energy is the same with all charges reversed: without
+            charge labels the start says which sign is meant.
     """
 
-    def __init__(self, features: int, species: int) -> None:
+    def __init__(self, features: int, species: int, start: Sequence[float]) -> None:
         super().__init__()
         self.element = nn.Embedding(species, 2)
         self.environment = nn.Linear(features, 2, bias=False)
         nn.init.zeros_(self.element.weight)
+        with torch.no_grad():
+            self.element.weight[:, 0] = torch.tensor(start)
         nn.init.normal_(self.environment.weight, std=0.1 / math.sqrt(features))
 
     def forward(self, scalars: Tensor, species: Tensor, fragment: Tensor, wanted: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ class HybridModel(nn.Module):
                 width, count, a.cutoff, a.radial, c.rank, across=c.boundary_transfer
             )
         elif c.kind == "projected":
-            self.charge_head = ProjectedCharges(width, count)
+            self.charge_head = ProjectedCharges(width, count, [c.formal.get(e, 0.0) for e in spec.elements])
         trained = c.kind == "solved" or c.site_constants != "fixed"
         environment = c.kind == "solved" or c.site_constants == "environment"
         self.sites = (

@@ -84,7 +84,9 @@ class FeatureHeads(nn.Module):
                 features, count, cutoff, _RADIAL, charges.rank, across=charges.boundary_transfer
             )
         elif charges.kind == "projected":
-            self.charge_head = ProjectedCharges(features, count)
+            self.charge_head = ProjectedCharges(
+                features, count, [charges.formal.get(e, 0.0) for e in self.elements]
+            )
         solved = charges.kind == "solved"
         self.sites: SiteConstants | None = None
         if solved or charges.site_constants != "fixed":

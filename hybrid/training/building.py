@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from grahame.hybrid.frames import Frame, make_batch
 from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
 from grahame.hybrid.model_file import load_model
-from grahame.hybrid.training.charge_references import start_transfers
+from grahame.hybrid.training.charge_references import start_charges
 from grahame.hybrid.training.config import TrainConfig
 from grahame.hybrid.training.predicting import predict
 from grahame.hybrid.training.references import fit_references, force_scale, mean_neighbors
@@ -67,7 +67,8 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
     )
     torch.manual_seed(config.seed)
     bare = HybridModel(spec)
-    started = start_transfers(bare, frames)
+    # Labels that the loss does not count are for comparison only.
+    started = start_charges(bare, frames) if config.loss.charges > 0.0 else None
     references, notes = fit_references(frames, numbers, levels)
     explained, _ = fit_references(_predicted(bare, frames), numbers, levels)
     for level, energies in references.items():

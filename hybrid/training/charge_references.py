@@ -1,4 +1,6 @@
-"""What two elements exchange at a distance, from charge labels: where transfers start before the first step.
+"""Where predicted charges start before the first step, from charge labels.
+
+Projected charges start from the mean label of each element, transfers from what two elements exchange at a distance,
 
     min over t_abn of sum over atoms i of (q_i - q_i^0 - sum over j, n of t_{a(i) a(j) n} B_n(r_ij))^2,  t_abn = -t_ban
 
@@ -16,31 +18,35 @@ from torch import Tensor
 
 from grahame.hybrid.frames import Frame, make_batch
 from grahame.hybrid.graph import Graph
-from grahame.hybrid.heads import TransferCharges
+from grahame.hybrid.heads import ProjectedCharges, TransferCharges
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.shortrange import radial
 
-__all__ = ["start_transfers"]
+__all__ = ["start_charges"]
 
 _SAMPLE = 60  # frames
 _RIDGE = 1e-6  # of the mean diagonal of the normal equations
 
 
 @torch.no_grad()
-def start_transfers(model: HybridModel, frames: Sequence[Frame]) -> str | None:
-    """Set the element-by-element transfers of a model from charge labels.
+def start_charges(model: HybridModel, frames: Sequence[Frame]) -> str | None:
+    """Set what a model with transfers or projected charges knows of elements from charge labels.
 
     Args:
-        model: untrained; changed in place. Only models with transfer charges have something to set.
+        model: untrained; changed in place.
         frames: for training.
     Returns:
         A sentence that says how well it went, or None where there was nothing to do.
     """
     head = model.charge_head
     labelled = [f for f in frames if "charges" in f.labels]
-    if not isinstance(head, TransferCharges) or not labelled:
+    if not labelled:
         return None
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(len(labelled), _SAMPLE)).astype(int))
+    if isinstance(head, ProjectedCharges):
+        return _start_projected(head, model, [labelled[k] for k in chosen])
+    if not isinstance(head, TransferCharges):
+        return None
     species = len(model.spec.elements)
     # One column for each pair of different elements, smaller index first, and each radial function.
     first, second = np.triu_indices(species, 1)
@@ -73,6 +79,24 @@ def start_transfers(model: HybridModel, frames: Sequence[Frame]) -> str | None:
     head.pairs.copy_(start)
     left = np.sqrt(max(after, 0.0) / count)
     return f"transfers between elements start from charge labels: {1e3 * left:.3g} me are left of {1e3 * np.sqrt(before / count):.3g}"
+
+
+def _start_projected(head: ProjectedCharges, model: HybridModel, frames: Sequence[Frame]) -> str | None:
+    """Mean label of each element that has any."""
+    batch = make_batch(frames, model.spec.elements, model.spec.architecture.cutoff)
+    label = batch.labels["charges"]
+    known = ~label.isnan() & ~batch.graph.solved
+    if not bool(known.any()):
+        return None
+    label, species = label[known], batch.graph.species[known]
+    count = torch.bincount(species, minlength=len(model.spec.elements))
+    mean = label.new_zeros(len(count)).index_add(0, species, label) / count.clamp(min=1)
+    start = torch.where(count > 0, mean, head.element.weight[:, 0].to(mean))
+    head.element.weight[:, 0] = start.to(head.element.weight)
+    named = ", ".join(
+        f"{e} {q:.3g}" for e, q, n in zip(model.spec.elements, mean.tolist(), count.tolist()) if n
+    )
+    return f"charges start from the mean label of each element: {named} e"
 
 
 def _design(graph: Graph, head: TransferCharges, column: Tensor, kinds: int) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 
 from grahame.electrostatics import Electrode
 from grahame.hybrid.frames import Conditions, Frame, make_batch
-from grahame.hybrid.heads import TransferCharges
+from grahame.hybrid.heads import ProjectedCharges, TransferCharges
 from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
 from grahame.hybrid.shortrange.equivariant import Architecture
-from grahame.hybrid.training.charge_references import start_transfers
+from grahame.hybrid.training.charge_references import start_charges
 
 SPEC = ModelSpec(
     elements=("H", "O", "Na", "Au"),
@@ -52,7 +52,7 @@ def test_labels_made_of_transfers_are_found_again() -> None:
         label = charges(teacher, frame)
         label[:2] = 7.0  # of the electrode, whose charges a solver sets
         frame.labels["charges"] = label
-    said = start_transfers(student, known)
+    said = start_charges(student, known)
     assert said is not None
     assert said.startswith("transfers between elements start from charge labels:")
     for frame in frames(5, rng):
@@ -65,16 +65,36 @@ def test_missing_labels_count_nowhere() -> None:
     for frame in known:
         frame.labels["charges"] = rng.normal(size=11)
     full, holes = model(), model()
-    start_transfers(full, known)
+    start_charges(full, known)
     for frame in frames(3, rng):
         frame.labels["charges"] = np.full(11, np.nan)
         known.append(frame)
-    start_transfers(holes, known)
+    start_charges(holes, known)
     torch.testing.assert_close(full.charge_head.pairs, holes.charge_head.pairs)
     assert float(full.charge_head.pairs.detach().abs().max()) > 0
 
 
-@pytest.mark.parametrize("kind", ["none", "projected", "transfer"])
+def test_projected_charges_start_from_the_mean_label_of_each_element() -> None:
+    given = ChargeSpec(kind="projected", formal={"H": 0.1, "Na": 0.6})
+    bare = HybridModel(SPEC.model_copy(update={"charges": given}))
+    assert isinstance(bare.charge_head, ProjectedCharges)
+    starts = bare.charge_head.element.weight[:, 0]
+    assert starts.tolist() == pytest.approx([0.1, 0.0, 0.6, 0.0])
+    frame = Frame(
+        np.array([1, 8, 8, 79]),
+        np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]]),
+        np.zeros((3, 3)),
+        (False,) * 3,
+        conditions=Conditions(electrodes=(Electrode([3], charge=0.0),), boundary="open"),
+        labels={"charges": np.array([0.4, -0.5, -0.3, 9.0])},
+    )
+    said = start_charges(bare, [frame])
+    assert said == "charges start from the mean label of each element: H 0.4, O -0.4 e"
+    # What no label names stays where it was.
+    assert starts.tolist() == pytest.approx([0.4, -0.4, 0.6, 0.0])
+
+
+@pytest.mark.parametrize("kind", ["none", "solved", "transfer"])
 def test_nothing_to_do(kind: str) -> None:
     spec = SPEC.model_copy(update={"charges": ChargeSpec(kind=kind)})
     bare = HybridModel(spec)
@@ -83,7 +103,7 @@ def test_nothing_to_do(kind: str) -> None:
         for frame in known:
             frame.labels["charges"] = np.zeros(11)
     before = {k: v.clone() for k, v in bare.state_dict().items()}
-    assert start_transfers(bare, known) is None
+    assert start_charges(bare, known) is None
     assert all(torch.equal(v, before[k]) for k, v in bare.state_dict().items())
 
 
@@ -98,5 +118,5 @@ def test_atoms_that_never_meet_leave_the_start_as_it_is() -> None:
         labels={"charges": np.array([0.3, -0.5])},
     )
     before = bare.charge_head.pairs.detach().clone()
-    assert start_transfers(bare, [alone]) is None
+    assert start_charges(bare, [alone]) is None
     assert torch.equal(bare.charge_head.pairs, before)
