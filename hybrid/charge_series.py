@@ -43,8 +43,13 @@ class ChargeSeries:
     @property
     def interval(self) -> float:
         """Time between two values, ps."""
-        steps = np.diff(self.time)
-        return float(np.median(steps)) if len(steps) and np.median(steps) > 0 else 1.0
+        return spacing(self.time)
+
+
+def spacing(time: Array) -> float:
+    """Time between two values, ps; 1 where there are no two."""
+    steps = np.diff(time)
+    return float(np.median(steps)) if len(steps) and np.median(steps) > 0 else 1.0
 
 
 def charge_series(
@@ -84,8 +89,9 @@ def charge_series(
         return _from_frames(trajectory, stage, skip_ps, groups)
     q, v = (np.stack([rows.columns[c] for c in kind], axis=1) for kind in names)
     kelvin = rows.columns.get("temperature_K", np.array([]))
-    kelvin = kelvin[np.isfinite(kelvin)]
-    return ChargeSeries(rows.columns["time_ps"], q, v, series_mean(kelvin) if len(kelvin) > 1 else None, path)
+    kelvin, time = kelvin[np.isfinite(kelvin)], rows.columns["time_ps"]
+    warmth = series_mean(kelvin, spacing(time)) if len(kelvin) > 1 else None
+    return ChargeSeries(time, q, v, warmth, path)
 
 
 def _from_frames(

@@ -286,7 +286,8 @@ class _Run:
     def _start_files(self) -> None:
         paths = self.paths
         paths.trajectory.parent.mkdir(parents=True, exist_ok=True)
-        for path in (paths.checkpoint, paths.trajectory, paths.log):
+        # An analysis of the run that is replaced would pass for one of this run.
+        for path in (paths.checkpoint, paths.trajectory, paths.log, *paths.later):
             path.unlink(missing_ok=True)
         record = provenance(self.config, self.simulation)
         write_atomically(paths.provenance, (json.dumps(record, indent=1) + "\n").encode())

@@ -33,6 +33,12 @@ class Paths:
             )
         )
 
+    @property
+    def later(self) -> list[Path]:
+        """What an analysis of the trajectory leaves beside it."""
+        stem = self.trajectory.name.removesuffix(".extxyz")
+        return [self.trajectory.with_name(stem + e) for e in (".analysis.json", ".png")]
+
 
 @dataclass(frozen=True)
 class RunSummary:

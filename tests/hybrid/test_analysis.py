@@ -16,6 +16,7 @@ from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.hybrid.analysis import analyse
 from grahame.hybrid.charge_series import charge_series
 from grahame.hybrid.engines.files import frame_text
+from grahame.hybrid.statistics import series_mean
 from grahame.hybrid.trajectories import atom_charges, electrode_groups, frame_time, read_frames, read_log
 
 Array = NDArray[np.float64]
@@ -93,6 +94,9 @@ def test_charge_and_capacitance_come_from_the_log_of_the_production(tmp_path: Pa
     assert capacitance["error"] == pytest.approx(cell["charge_e"]["error"] / AREA * UNIT, rel=1e-12)
     assert capacitance["definition"] == "Q/(A U)"
     assert result["temperature_K"]["value"] == pytest.approx(300.5)
+    # Rows are 0.01 ps apart; the correlation time is in ps, as that of the charge.
+    in_rows = series_mean(300.0 + np.arange(200) % 2).correlation_time
+    assert result["temperature_K"]["correlation_time"] == pytest.approx(0.01 * in_rows, abs=1e-12)
     assert result["time_ps"] == pytest.approx(1.98)
     assert result["frames"] == 100
 

@@ -156,8 +156,14 @@ def test_existing_output_is_never_replaced_unasked(tmp_path: Path) -> None:
     )
     assert (tmp_path / "small.extxyz").read_bytes() == before
     output = config.output.model_copy(update={"overwrite": True})
+    for ending in ("analysis.json", "png", "notes.txt"):
+        (tmp_path / f"small.{ending}").write_text("of the run before", encoding="utf-8")
     run(config.model_copy(update={"output": output}), progress=False)
     assert (tmp_path / "small.extxyz").read_bytes() == before
+    # An analysis of the old run would pass for one of the new.
+    assert sorted(p.name for p in tmp_path.glob("small.*")) == [
+        "small.checkpoint.npz", "small.csv", "small.extxyz", "small.notes.txt", "small.provenance.json",
+    ]  # fmt: skip
 
 
 SELECTIONS: list[tuple[list[dict[str, Any]], str]] = [
