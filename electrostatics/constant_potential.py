@@ -307,7 +307,8 @@ class ConstantPotential:
         respond = track or p.follows
         tolerance = self.tolerance or min(1e-8, max(1e-12, 1e-2 * self.coulomb.accuracy))
         with torch.enable_grad():
-            leaf_x = variable(p.x, track) if forces or respond else p.x
+            # Where no graph is needed, the operator gives the forces itself.
+            leaf_x = variable(p.x, track) if respond or (forces and stress) else p.x
             strain = p.x.new_zeros((3, 3), requires_grad=True) if stress else None
             x, h = cells.apply_strain(leaf_x, p.h, strain)
             system = self.coulomb.bind(x, h, p.s, p.exclusions)
@@ -381,8 +382,8 @@ class ConstantPotential:
         """
         k, h = self.coulomb.coulomb_constant, system.cell
         # Without a graph to keep, and at a fixed cell, the operator knows its derivatives itself.
-        strained = h is not None and h.requires_grad
-        found = None if track or q.requires_grad or strained else system.first(q, bool(wanted))
+        graph = track or q.requires_grad or system.detached() is not system
+        found = None if graph else system.first(q, bool(wanted))
         charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_(found is None)
         site, on_solved = p.site, charges[p.site.solved]
         inner = system.energy(charges) if found is None else found.energy

@@ -10,6 +10,7 @@ nothing in the null space and makes a Cholesky factorisation possible.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Constraints:
     set_of: Tensor
     count: int
 
-    @property
+    @cached_property
     def _slots(self) -> Tensor:
         return torch.where(self.set_of < 0, torch.full_like(self.set_of, self.count), self.set_of)
 
@@ -49,6 +50,10 @@ class Constraints:
 
     def sizes(self) -> Tensor:
         """Atoms in each set."""
+        return self._sizes
+
+    @cached_property
+    def _sizes(self) -> Tensor:
         return self.sums(torch.ones(len(self.set_of), dtype=torch.float64, device=self.set_of.device))
 
     def spread(self, values: Tensor) -> Tensor:

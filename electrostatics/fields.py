@@ -16,6 +16,7 @@ import math
 from torch import Tensor
 
 from grahame.electrostatics import cells
+from grahame.electrostatics.slab import Plane
 
 
 def external_potential(positions: Tensor, field: Tensor) -> Tensor:
@@ -23,29 +24,25 @@ def external_potential(positions: Tensor, field: Tensor) -> Tensor:
     return -(positions @ field)
 
 
-def polarization_energy(positions: Tensor, charges: Tensor, cell: Tensor) -> Tensor:
+def polarization_energy(charges: Tensor, plane: Plane) -> Tensor:
     """(2 pi/V) (M.n)², the quadratic part of constant displacement, in e²/Å."""
-    moment = (charges * (positions @ cells.normal(cell))).sum()
-    return 2 * math.pi / cells.volume(cell) * moment**2
+    return 2 * math.pi / plane.volume * (charges * plane.heights).sum() ** 2
 
 
-def polarization_potential(positions: Tensor, charges: Tensor, cell: Tensor) -> Tensor:
+def polarization_potential(charges: Tensor, plane: Plane) -> Tensor:
     """Derivative of `polarization_energy` with respect to the charges, (n,) in e/Å."""
-    z = positions @ cells.normal(cell)
-    return 4 * math.pi / cells.volume(cell) * (charges * z).sum() * z
+    return 4 * math.pi / plane.volume * (charges * plane.heights).sum() * plane.heights
 
 
-def polarization_gradient(positions: Tensor, charges: Tensor, cell: Tensor) -> Tensor:
+def polarization_gradient(charges: Tensor, plane: Plane) -> Tensor:
     """Derivative of `polarization_energy` with respect to the positions, (n,3) in e²/Å²."""
-    normal = cells.normal(cell)
-    moment = (charges * (positions @ normal)).sum()
-    return 4 * math.pi / cells.volume(cell) * moment * charges[:, None] * normal
+    moment = (charges * plane.heights).sum()
+    return 4 * math.pi / plane.volume * moment * charges[:, None] * plane.normal
 
 
-def polarization_matrix(positions: Tensor, cell: Tensor) -> Tensor:
+def polarization_matrix(plane: Plane) -> Tensor:
     """(4 pi/V) z_i z_j, (n,n) in 1/Å."""
-    z = positions @ cells.normal(cell)
-    return 4 * math.pi / cells.volume(cell) * z[:, None] * z[None, :]
+    return 4 * math.pi / plane.volume * plane.heights[:, None] * plane.heights[None, :]
 
 
 def displacement_energy(cell: Tensor, displacement: Tensor, coulomb_constant: float) -> Tensor:

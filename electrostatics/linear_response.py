@@ -117,6 +117,7 @@ class LinearSolver:
         self._neighbors: NeighborList | None = None
         self._subset: Callable[[Tensor], Tensor] | None = None
         self._problem: LinearProblem | None = None
+        self._felt: tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
         self._scale = 1.0
 
     # ------------------------------------------------------------------ the factor
@@ -272,6 +273,21 @@ class LinearSolver:
             self._aged = True
         return result.solution, result.iterations
 
+    def _felt_pairs(self, problem: LinearProblem) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The pairs with a solved atom, all that solved atoms feel; None where there is no list to shorten."""
+        system = problem.system
+        if system.pairs is None or system.parameters.method == "exact":
+            return None
+        i, j, shifts = system.pairs
+        kept = self._felt
+        # The old list is held here, so its memory is no other list's.
+        if kept is None or kept[0].data_ptr() != i.data_ptr() or not torch.equal(kept[1], problem.solved):
+            mask = torch.zeros(len(system.positions), dtype=torch.bool, device=i.device)
+            mask[problem.solved] = True
+            near = (mask[i.long()] | mask[j.long()]).nonzero()[:, 0]
+            kept = self._felt = (i, problem.solved, (i[near], j[near], shifts[near]))
+        return kept[2]
+
     # ------------------------------------------------------------------ the solve
 
     def start(self, problem: LinearProblem, tolerance: float) -> Answer:
@@ -280,9 +296,8 @@ class LinearSolver:
         guess = self._extrapolated(problem.drive)
         if c.count:
             guess = guess + c.spread((problem.sums - c.sums(guess)) / c.sizes())
-        potential = problem.system.potential(problem.charges.index_put((problem.solved,), guess))[
-            problem.solved
-        ]
+        charges = problem.charges.index_put((problem.solved,), guess)
+        potential = problem.system.potential(charges, self._felt_pairs(problem))[problem.solved]
         inner = potential + problem.hardness * guess
         strength = guess.new_zeros(()) if problem.follows else None
         # The residual without solved charges is the natural scale of this right-hand side; where nothing but

@@ -14,6 +14,7 @@ Sources: Yeh and Berkowitz, J. Chem. Phys. 111, 3155 (1999); Ballenegger, Arnold
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,73 +30,79 @@ def gap_for(accuracy: float, shortest_reciprocal: float) -> float:
     return math.log(_PREFACTOR / accuracy) / shortest_reciprocal
 
 
-def background_energy(
-    charges: Tensor, smearing: Tensor, volume: Tensor, alpha: float, gaussian: bool
-) -> Tensor:
+@dataclass(frozen=True)
+class Plane:
+    """What these terms see of a geometry.
+
+    Attributes:
+        cell: (3,3) the k-space cell, rows in Å; normal: (3,) n; volume: V, Å³; length: L, Å.
+        heights: (n,) r.n, Å; z: (n,) the same from their mean.
+        squared: (n,) s², Å²; 0 where the background sees points.
+    """
+
+    cell: Tensor
+    normal: Tensor
+    volume: Tensor
+    length: Tensor
+    heights: Tensor
+    z: Tensor
+    squared: Tensor
+
+    @classmethod
+    def of(cls, positions: Tensor, smearing: Tensor, cell: Tensor, gaussian: bool) -> "Plane":
+        """From positions (n,3), widths (n,), the k-space cell and the convention of the background."""
+        normal = cells.normal(cell)
+        heights = positions @ normal
+        # The origin drops out of the exact sum; near the charges it keeps the large terms small.
+        z = heights - heights.detach().mean()
+        squared = smearing**2 if gaussian else torch.zeros_like(smearing)
+        return cls(cell, normal, cells.volume(cell), torch.abs(cell[2] @ normal), heights, z, squared)
+
+
+def background_energy(charges: Tensor, plane: Plane, alpha: float) -> Tensor:
     """Energy of the charges in their uniform neutralising background, in e²/Å."""
     total = charges.sum()
-    energy = -math.pi * total**2 / (2 * volume * alpha**2)
-    if gaussian:
-        energy = energy + 2 * math.pi / volume * total * (charges * smearing**2).sum()
-    return energy
+    spread = 2 * total * (charges * plane.squared).sum()
+    return math.pi / plane.volume * (spread - total**2 / (2 * alpha**2))
 
 
-def background_potential(
-    charges: Tensor, smearing: Tensor, volume: Tensor, alpha: float, gaussian: bool
-) -> Tensor:
+def background_potential(charges: Tensor, plane: Plane, alpha: float) -> Tensor:
     """Derivative of `background_energy` with respect to the charges, (n,) in e/Å."""
     total = charges.sum()
-    potential = -math.pi * total / (volume * alpha**2)
-    if not gaussian:
-        return potential.expand(len(charges))
-    squared = smearing**2
-    return potential + 2 * math.pi / volume * (total * squared + (charges * squared).sum())
+    constant = 2 * (charges * plane.squared).sum() - total / alpha**2
+    return math.pi / plane.volume * (constant + 2 * total * plane.squared)
 
 
-def background_matrix(smearing: Tensor, volume: Tensor, alpha: float, gaussian: bool) -> Tensor:
+def background_matrix(plane: Plane, alpha: float) -> Tensor:
     """-pi/(V alpha²) + 2 pi (s_i² + s_j²)/V, (n,n) in 1/Å."""
-    squared = smearing**2 if gaussian else torch.zeros_like(smearing)
-    return 2 * math.pi / volume * (squared[:, None] + squared[None, :]) - math.pi / (volume * alpha**2)
+    both = plane.squared[:, None] + plane.squared[None, :]
+    return 2 * math.pi / plane.volume * both - math.pi / (plane.volume * alpha**2)
 
 
-def slab_energy(positions: Tensor, charges: Tensor, smearing: Tensor, cell: Tensor, gaussian: bool) -> Tensor:
-    """Slab term of the k-space cell in e²/Å; `gaussian` must be the background's convention."""
-    # The origin drops out of the exact sum; near the charges it keeps the large terms small.
-    z = positions @ cells.normal(cell)
-    z = z - z.detach().mean()
+def slab_energy(charges: Tensor, plane: Plane) -> Tensor:
+    """Slab term of the k-space cell in e²/Å; the widths must be seen as the background sees them."""
     total = charges.sum()
-    moment = (charges * z).sum()
-    second = (charges * (z**2 + smearing**2 if gaussian else z**2)).sum()
-    volume, length = cells.volume(cell), cells.height(cell)
-    return 2 * math.pi / volume * (moment**2 - total * second - total**2 * length**2 / 12)
+    moment = (charges * plane.z).sum()
+    second = (charges * (plane.z**2 + plane.squared)).sum()
+    return 2 * math.pi / plane.volume * (moment**2 - total * second - total**2 * plane.length**2 / 12)
 
 
-def slab_potential(
-    positions: Tensor, charges: Tensor, smearing: Tensor, cell: Tensor, gaussian: bool
-) -> Tensor:
+def slab_potential(charges: Tensor, plane: Plane) -> Tensor:
     """Derivative of `slab_energy` with respect to the charges, (n,) in e/Å."""
-    z = positions @ cells.normal(cell)
-    z = z - z.mean()
-    total, moment = charges.sum(), (charges * z).sum()
-    squared = z**2 + smearing**2 if gaussian else z**2
-    volume, length = cells.volume(cell), cells.height(cell)
-    quadratic = total * squared + (charges * squared).sum() + total * length**2 / 6
-    return 2 * math.pi / volume * (2 * moment * z - quadratic)
+    total, moment = charges.sum(), (charges * plane.z).sum()
+    spread = plane.z**2 + plane.squared
+    quadratic = total * spread + (charges * spread).sum() + total * plane.length**2 / 6
+    return 2 * math.pi / plane.volume * (2 * moment * plane.z - quadratic)
 
 
-def slab_gradient(positions: Tensor, charges: Tensor, cell: Tensor) -> Tensor:
+def slab_gradient(charges: Tensor, plane: Plane) -> Tensor:
     """Derivative of `slab_energy` with respect to the positions, (n,3) in e²/Å²; the widths drop out."""
-    normal = cells.normal(cell)
-    z = positions @ normal
-    z = z - z.mean()
-    along = charges * ((charges * z).sum() - charges.sum() * z)
-    return 4 * math.pi / cells.volume(cell) * along[:, None] * normal
+    along = charges * ((charges * plane.z).sum() - charges.sum() * plane.z)
+    return 4 * math.pi / plane.volume * along[:, None] * plane.normal
 
 
-def slab_matrix(positions: Tensor, smearing: Tensor, cell: Tensor, gaussian: bool) -> Tensor:
+def slab_matrix(plane: Plane) -> Tensor:
     """-(2 pi/V) [(z_i - z_j)² + s_i² + s_j² + L²/6], (n,n) in 1/Å."""
-    z = positions @ cells.normal(cell)
-    squared = smearing**2 if gaussian else torch.zeros_like(smearing)
-    volume, length = cells.volume(cell), cells.height(cell)
+    z, squared = plane.z, plane.squared
     spread = (z[:, None] - z[None, :]) ** 2 + squared[:, None] + squared[None, :]
-    return -2 * math.pi / volume * (spread + length**2 / 6)
+    return -2 * math.pi / plane.volume * (spread + plane.length**2 / 6)

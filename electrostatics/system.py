@@ -8,7 +8,8 @@ Every number that the package returns is this energy or a derivative of it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch import Tensor
 from grahame.electrostatics import cells, ewald, exact, fields, gaussians, pme, slab
 from grahame.electrostatics.accuracy import Parameters
 from grahame.kernels import dispatch
+
+Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,27 @@ class System:
             h = x.new_zeros((3, 3)) if self.cell is None else self.cell
             total = total + dispatch.exclusion_energy(x, charges, h, s, i, j, shifts)
         if self._has_background:
-            gaussian = self.background == "gaussian"
-            alpha = self.parameters.splitting
-            h = self.k_cell
-            total = total + slab.background_energy(charges, s, cells.volume(h), alpha, gaussian)
+            plane = self._plane()
+            total = total + slab.background_energy(charges, plane, self.parameters.splitting)
             if self.boundary == "slab":
-                total = total + slab.slab_energy(x, charges, s, h, gaussian)
+                total = total + slab.slab_energy(charges, plane)
             if self.boundary == "displacement":
-                total = total + fields.polarization_energy(x, charges, h)
+                total = total + fields.polarization_energy(charges, plane)
         return self.coulomb_constant * total
+
+    def _plane(self) -> slab.Plane:
+        """With the graph of the geometry."""
+        return slab.Plane.of(self.positions, self.smearing, self.k_cell, self.background == "gaussian")
+
+    @cached_property
+    def _fixed_plane(self) -> slab.Plane:
+        """Of a geometry without graph, for all products with it."""
+        return self._plane()
+
+    @cached_property
+    def _diagonal(self) -> Tensor:
+        """(n,) in 1/Å: the Gaussians' own energies less what the splitting counts; of a geometry without graph."""
+        return gaussians.on_site_diagonal(self.smearing) - ewald.SELF * self.parameters.splitting
 
     def _interaction(self, charges: Tensor) -> Tensor:
         """Real space, waves and the self-interaction of the splitting, in e²/Å."""
@@ -101,32 +116,38 @@ class System:
         assert self.waves is not None
         return ewald.matrix(x, h, s, self.pairs, self.waves, p)
 
-    def potential(self, charges: Tensor) -> Tensor:
-        """(n,) dE/dq_i = (Kq)_i in V, without graph."""
-        return self.first(charges, forces=False).potential
+    def potential(self, charges: Tensor, pairs: Triple | None = None) -> Tensor:
+        """(n,) dE/dq_i = (Kq)_i in V, without graph; `pairs` are all that the atoms feel whose potentials are wanted."""
+        return self.first(charges, forces=False, pairs=pairs).potential
 
-    def first(self, charges: Tensor, forces: bool) -> dispatch.First:
+    def first(self, charges: Tensor, forces: bool, pairs: Triple | None = None) -> dispatch.First:
         """Energy in eV, its derivatives by charges (n,) in V and, where wanted, positions (n,3) in eV/Å, without graph.
 
         The compiled kernels give derivatives along with the energy; elsewhere torch takes them of `energy`.
+
+        Args:
+            charges: (n,) e; forces: whether the derivatives by positions are wanted.
+            pairs: instead of those of the system.
         """
-        p, fixed = self.parameters, self.detached()
-        x, q, s = fixed.positions, charges.detach(), fixed.smearing
+        p, fixed, q = self.parameters, self.detached(), charges.detach()
         direct = self.pairs is not None and p.method in ("ewald", "pme") and p.backend != "torch-pme"
-        if not (direct and dispatch.compiled(x, q, s)):
+        if not (direct and dispatch.compiled(fixed.positions, q, fixed.smearing)):
             with torch.enable_grad():
-                leaves = [q.requires_grad_(), x.requires_grad_()] if forces else [q.requires_grad_()]
-                energy = replace(fixed, positions=x).energy(q)
+                x = fixed.positions.detach().requires_grad_(forces)
+                leaves = [q.requires_grad_(), x] if forces else [q.requires_grad_()]
+                energy = replace(fixed, positions=x, pairs=pairs or self.pairs).energy(q)
                 found = torch.autograd.grad(energy, leaves, materialize_grads=True)
             return dispatch.First(energy.detach(), found[0], found[1] if forces else None)
         with torch.no_grad():
-            return fixed._direct(q, forces)
+            return fixed._direct(q, forces, pairs)
 
-    def _direct(self, q: Tensor, forces: bool) -> dispatch.First:
+    def _direct(self, q: Tensor, forces: bool, pairs: Triple | None) -> dispatch.First:
         """`first` from the derivatives of each term; the energy is quadratic, E = 1/2 q.dE/dq."""
-        x, s, p, h = self.positions, self.smearing, self.parameters, self.k_cell
-        assert self.pairs is not None
-        parts = [dispatch.pair_derivatives(x, q, h, s, *self.pairs, p.splitting, p.cutoff, forces)]
+        x, s, p, plane = self.positions, self.smearing, self.parameters, self._fixed_plane
+        h = plane.cell
+        some = pairs or self.pairs
+        assert some is not None
+        parts = [dispatch.pair_derivatives(x, q, h, s, *some, p.splitting, p.cutoff, forces)]
         if self.waves is not None:
             parts.append(dispatch.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
         else:
@@ -134,7 +155,7 @@ class System:
         if self.excluded is not None:
             assert self.cell is not None
             parts.append(dispatch.exclusion_derivatives(x, q, self.cell, s, *self.excluded, forces))
-        potential = self._smooth_potential(x, q, s, h)
+        potential = self._smooth_potential(q)
         energy = 0.5 * (q @ potential)
         for part in parts:
             energy, potential = energy + part.energy, potential + part.potential
@@ -146,20 +167,19 @@ class System:
             assert part.gradient is not None
             gradient += part.gradient
         if self.boundary == "slab":
-            gradient += slab.slab_gradient(x, q, h)
+            gradient += slab.slab_gradient(q, plane)
         if self.boundary == "displacement":
-            gradient += fields.polarization_gradient(x, q, h)
+            gradient += fields.polarization_gradient(q, plane)
         return dispatch.First(k * energy, k * potential, k * gradient)
 
-    def _smooth_potential(self, x: Tensor, q: Tensor, s: Tensor, h: Tensor) -> Tensor:
+    def _smooth_potential(self, q: Tensor) -> Tensor:
         """Potential in e/Å of all terms but pairs, waves and exclusions: on-site, background, slab, displacement."""
-        p, gaussian = self.parameters, self.background == "gaussian"
-        total = (gaussians.on_site_diagonal(s) - ewald.SELF * p.splitting) * q
-        total = total + slab.background_potential(q, s, cells.volume(h), p.splitting, gaussian)
+        plane = self._fixed_plane
+        total = self._diagonal * q + slab.background_potential(q, plane, self.parameters.splitting)
         if self.boundary == "slab":
-            total = total + slab.slab_potential(x, q, s, h, gaussian)
+            total = total + slab.slab_potential(q, plane)
         if self.boundary == "displacement":
-            total = total + fields.polarization_potential(x, q, h)
+            total = total + fields.polarization_potential(q, plane)
         return total
 
     def operator(self) -> Callable[[Tensor], Tensor]:
@@ -168,7 +188,7 @@ class System:
         if self.pairs is None or p.method == "exact":
             return self.potential
         fixed = self.detached()
-        x, s, h = fixed.positions, fixed.smearing, fixed.k_cell
+        x, s, h = fixed.positions, fixed.smearing, fixed._fixed_plane.cell
         parts = [dispatch.pair_operator(x, h, s, *self.pairs, p.splitting, p.cutoff)]
         if self.waves is not None:
             parts.append(dispatch.ewald_operator(x, h, p.splitting, self.waves))
@@ -180,7 +200,7 @@ class System:
 
         def product(charges: Tensor) -> Tensor:
             q = charges.detach()
-            total = self._smooth_potential(x, q, s, h)
+            total = fixed._smooth_potential(q)
             for part in parts:
                 total = total + part(q)
             return self.coulomb_constant * total
@@ -206,7 +226,14 @@ class System:
         return gradient
 
     def detached(self) -> "System":
-        """The same system without graph."""
+        """The same system without graph; itself where there is none."""
+        return self._detached
+
+    @cached_property
+    def _detached(self) -> "System":
+        geometry = [t for t in (self.positions, self.cell, self.smearing) if t is not None]
+        if not any(t.requires_grad for t in geometry):
+            return self
         cell = None if self.cell is None else self.cell.detach()
         return replace(self, positions=self.positions.detach(), cell=cell, smearing=self.smearing.detach())
 
@@ -229,12 +256,12 @@ class System:
         if self.excluded is not None:
             total = total - exact.exclusion_matrix(x, self.cell, s, self.excluded)
         if self._has_background:
-            gaussian, h = self.background == "gaussian", self.k_cell
-            total = total + slab.background_matrix(s, cells.volume(h), p.splitting, gaussian)
+            plane = self._plane()
+            total = total + slab.background_matrix(plane, p.splitting)
             if self.boundary == "slab":
-                total = total + slab.slab_matrix(x, s, h, gaussian)
+                total = total + slab.slab_matrix(plane)
             if self.boundary == "displacement":
-                total = total + fields.polarization_matrix(x, h)
+                total = total + fields.polarization_matrix(plane)
         return self.coulomb_constant * total
 
 
