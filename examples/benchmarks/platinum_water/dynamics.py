@@ -168,7 +168,7 @@ def _at_face(runs: list[tuple[Array, Array, Array]]) -> dict[str, Any]:
     return {
         "z_A": z.tolist(),
         "waters_per_A3": weights.mean(axis=0).tolist(),
-        "cos_theta": [[float(v) for v in row] for row in turned],
+        "cos_theta": [[None if np.isnan(v) else float(v) for v in row] for row in turned],
         "first_layer_cos": first,
     }
 
@@ -183,7 +183,12 @@ def _orientation_figure(result: dict[str, Any], path: Path) -> None:
         left.plot(entry["z_A"], entry["waters_per_A3"], color=colour, lw=1, label=side)
         for number, row in enumerate(entry["cos_theta"]):
             right.plot(
-                entry["z_A"], row, color=colour, lw=1, ls=("-", "--")[number], label=None if number else side
+                entry["z_A"],
+                np.array(row, dtype=float),
+                color=colour,
+                lw=1,
+                ls=("-", "--")[number],
+                label=None if number else side,
             )
     left.set(xlabel="distance from the face (Å)", ylabel="molecules (Å⁻³)")
     right.set(
