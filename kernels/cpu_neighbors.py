@@ -4,8 +4,8 @@ Bins are slices of the cell of about half the cut-off. A row of bins along the t
 memory, so the atoms near one atom lie in a few long runs. Every image needed is visited, also in cells smaller
 than the cut-off. Of the two directions of a pair the one is kept that looks ahead: to an image in a later cell,
 or, in the same cell, to an atom in a later place of the bins; half of the runs need not be visited. Atoms are
-taken in their order: pairs come out sorted by the first atom, in an order that depends on nothing but the
-geometry.
+taken bin by bin: the pairs of an atom stand together, near those of its neighbours in space, in an order that
+depends on nothing but the geometry.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def half_pairs(
         cutoff: Å.
 
     Returns:
-        Each pair in one of its two directions, sorted by i.
+        Each pair in one of its two directions; those of one i stand together.
 
     Raises:
         ValueError: for atoms too many cells away from the origin.
@@ -76,17 +76,19 @@ def half_pairs(
     density = min(len(x) / max(float(np.prod(thickness)), 1e-9), _DENSEST)
     guess = min(_ROOM * density * 2.0 * np.pi / 3.0 * cutoff**3, len(x))
     around = int(np.prod(2 * reach + 1)) * int(np.diff(start).max())
-    rows = np.empty((len(x), 2), np.int64)
     parts = _bins_of_chunks(start, len(chunks(len(x), _CHUNK)))
     tasks: list[Callable[[], object]] = [
         partial(
             _search, a, b, wrapped, frame, shifts, size, reach, repeats, start, order,
-            cutoff * cutoff, int(guess * (start[b] - start[a])) + 1000, around, rows,
+            cutoff * cutoff, int(guess * (start[b] - start[a])) + 1000, around,
         )
         for a, b in parts
     ]  # fmt: skip
-    found = cast(list[tuple[Short, Short]], run(tasks))
-    return _in_order_of_atoms(found, [(start[a], start[b]) for a, b in parts], order, rows)
+    found = cast(list[tuple[Short, Short, Short]], run(tasks))
+    if len(found) == 1:
+        return found[0]
+    first, second, images = zip(*found)
+    return np.concatenate(first), np.concatenate(second), np.concatenate(images)
 
 
 def _bins_of_chunks(start: Ints, count: int) -> list[tuple[int, int]]:
@@ -95,48 +97,6 @@ def _bins_of_chunks(start: Ints, count: int) -> list[tuple[int, int]]:
     edges = [int(np.searchsorted(start, atoms * c // count)) for c in range(count)] + [len(start) - 1]
     edges[0] = 0
     return [(a, b) for a, b in itertools.pairwise(edges) if b > a]
-
-
-def _in_order_of_atoms(
-    found: list[tuple[Short, Short]], places: list[tuple[int, int]], order: Ints, rows: Ints
-) -> tuple[Short, Short, Short]:
-    """What the chunks found for the atoms in their places, written in the order of the atoms."""
-    n = len(order)
-    count = np.empty(n, np.int64)
-    count[order] = rows[:, 1]
-    first = np.zeros(n + 1, np.int64)
-    np.cumsum(count, out=first[1:])
-    total = int(first[-1])
-    i, j, shifts = np.empty(total, np.int32), np.empty(total, np.int32), np.empty((total, 3), np.int32)
-    run(
-        [
-            partial(_copy_rows, a, b, order, rows, first, second, images.ravel(), i, j, shifts.ravel())
-            for (second, images), (a, b) in zip(found, places)
-        ]
-    )
-    return i, j, shifts
-
-
-@numba.njit(cache=True, nogil=True)
-def _copy_rows(
-    begin: int,
-    end: int,
-    order: Ints,
-    rows: Ints,
-    first: Ints,
-    second: Short,
-    images: Short,
-    i: Short,
-    j: Short,
-    shifts: Short,
-) -> None:
-    """The rows of the places begin..end, from where they were found to where their atoms have them; shifts flat."""
-    for p in range(begin, end):
-        a = np.int32(order[p])
-        source, target, count = rows[p, 0], first[a], rows[p, 1]
-        i[target : target + count] = a
-        j[target : target + count] = second[source : source + count]
-        shifts[3 * target : 3 * (target + count)] = images[3 * source : 3 * (source + count)]
 
 
 def _complete(cell: Floats, repeats: NDArray[np.bool_]) -> Floats:
@@ -182,14 +142,12 @@ def _search(
     limit: float,
     room: int,
     around: int,
-    rows: Ints,
-) -> tuple[Short, Short]:
-    """Second atoms and shifts of the pairs of all atoms in the bins first..last with what lies ahead of them.
+) -> tuple[Short, Short, Short]:
+    """Pairs of all atoms in the bins first..last with what lies ahead of them.
 
-    Everything around a bin is copied side by side once, then compared with each of its atoms. Fills the rows (first
-    pair, number of pairs) of the atoms' places.
+    Everything around a bin, at most `around` atoms, is copied side by side once, then compared with each of its atoms.
     """
-    out_j, out = np.empty(room, np.int32), np.empty((room, 3), np.int32)
+    out_i, out_j, out = np.empty(room, np.int32), np.empty(room, np.int32), np.empty((room, 3), np.int32)
     n1, n2, n3 = size[0], size[1], size[2]
     wx, wy, wz = wrapped[0], wrapped[1], wrapped[2]
     cx, cy, cz = np.empty(around), np.empty(around), np.empty(around)
@@ -249,23 +207,22 @@ def _search(
                 near[hits] = k
                 hits += 1 if squared[k] < limit else 0
             if total + hits > len(out_j):
-                out_j, out = _longer(out_j, out, total + hits)
-            b1p, b2p, b3p = base[0, p], base[1, p], base[2, p]
-            rows[p, 0], rows[p, 1] = total, hits
+                out_i, out_j, out = _longer(out_i, out_j, out, total + hits)
+            a, b1p, b2p, b3p = order[p], base[0, p], base[1, p], base[2, p]
             for c in range(hits):
                 k = near[c]
-                out_j[total + c] = atom[k]
+                out_i[total + c], out_j[total + c] = a, atom[k]
                 out[total + c, 0] = image[k, 0] + b1p
                 out[total + c, 1] = image[k, 1] + b2p
                 out[total + c, 2] = image[k, 2] + b3p
             total += hits
-    return out_j[:total], out[:total]
+    return out_i[:total], out_j[:total], out[:total]
 
 
 @numba.njit(cache=True, nogil=True)
-def _longer(j: Short, shifts: Short, least: int) -> tuple[Short, Short]:
+def _longer(i: Short, j: Short, shifts: Short, least: int) -> tuple[Short, Short, Short]:
     """The arrays with room for twice as many pairs, or `least` if that is more."""
-    room = max(2 * len(j), least)
-    out_j, out = np.empty(room, np.int32), np.empty((room, 3), np.int32)
-    out_j[: len(j)], out[: len(j)] = j, shifts
-    return out_j, out
+    room = max(2 * len(i), least)
+    out_i, out_j, out = np.empty(room, np.int32), np.empty(room, np.int32), np.empty((room, 3), np.int32)
+    out_i[: len(i)], out_j[: len(i)], out[: len(i)] = i, j, shifts
+    return out_i, out_j, out

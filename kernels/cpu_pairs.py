@@ -193,7 +193,7 @@ def _chunk(
             k = begin + near[c]
             a, b = i[k], j[k]
             if a != row:
-                # The list is sorted by i: what the first atom collects is written once per row.
+                # Pairs of one i stand together: what the first atom collects is written once per row.
                 if want_force and row >= 0:
                     force[row, 0] -= fx
                     force[row, 1] -= fy

@@ -99,7 +99,7 @@ def pair_energy(
         charges: (n,) e.
         cell: (3,3) rows in Å.
         smearing: (n,) Gaussian widths in Å; 0 is a point.
-        pairs_i: (p,) first atoms; fastest when sorted.
+        pairs_i: (p,) first atoms; fastest when equal ones stand together.
         pairs_j: (p,) second atoms.
         shifts: (p,3) lattice shifts of the second atoms.
         alpha: splitting parameter in 1/Å.

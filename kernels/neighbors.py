@@ -2,8 +2,8 @@
 
 A pair is (i, j, S) with integer lattice shifts S: its vector is x[j] + S @ cell - x[i]. Half lists hold each
 pair once, in one of its two directions, and each image pair of an atom with itself once (one of S and -S);
-full lists hold both directions. Pairs are sorted by i, and their order depends on the geometry alone, so sums
-over a list do not depend on how many threads found it.
+full lists hold both directions. Pairs of one i stand together, in full lists sorted by i, and their order depends
+on the geometry alone, so sums over a list do not depend on how many threads found it.
 
 Full lists are found by vesin; half lists, the ones that molecular dynamics waits for, by `cpu_neighbors`.
 """
@@ -28,7 +28,7 @@ class Pairs:
     """Pairs of atoms and images.
 
     Attributes:
-        i: (p,) index of the first atom, ascending, in int32 as all three.
+        i: (p,) index of the first atom, in int32 as all three.
         j: (p,) index of the second atom.
         shifts: (p,3) lattice shifts of the second atom.
     """
@@ -52,7 +52,7 @@ def neighbor_pairs(
         half: each pair once (True) or in both directions.
 
     Returns:
-        `Pairs`, sorted by i.
+        `Pairs`; those of one i stand together, in full lists in ascending order.
 
     Raises:
         ValueError: for positions or cells that are not finite, a cut-off that is not positive, and repeating
