@@ -305,6 +305,9 @@ class ConstantPotential:
         # With held charges in finite field the field moves with the atoms and Omega is not stationary in it:
         # the response is then needed for the forces as well.
         respond = track or p.follows
+        if not track:
+            # Under no_grad the input's own flags mean nothing.
+            p = replace(p, x=p.x.detach(), h=None if p.h is None else p.h.detach(), s=p.s.detach())
         tolerance = self.tolerance or min(1e-8, max(1e-12, 1e-2 * self.coulomb.accuracy))
         with torch.enable_grad():
             # Where no graph is needed, the operator gives the forces itself.

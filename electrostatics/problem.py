@@ -179,10 +179,12 @@ def make_problem(
     Raises:
         ValueError: for the first thing that has no right answer.
     """
-    x = checks.positions_of(positions, site.solved.device)
+    # Copies: what is kept of this problem (a factor's geometry, the capacitance) must not follow the caller's arrays.
+    x = checks.positions_of(positions, site.solved.device).clone()
     n = len(x)
     check_indices(electrodes, n)
     h = checks.cell_of(cell, coulomb.boundary, x)
+    h = None if h is None else h.clone()
     # Entries of solved atoms are ignored, so they are replaced before they are checked.
     q = checks.per_atom("charges", _without(charges, site.solved, n, x), n, "e", x)
     s = x.new_zeros(n) if smearing is None else _without(smearing, site.solved, n, x)

@@ -79,7 +79,7 @@ class HybridCalculator(Calculator):
     - smearing: the model's widths.
 
     `energy` is Omega = E_SR + U - sum of psi_g Q_g, whose gradient the forces are; `free_energy` is the same.
-    `results` holds beside ASE's names: electrode_charges (e), electrode_potentials (V), internal_energy (eV),
+    `results` holds beside ASE's names: electrode_charges (e), electrode_potentials (V), reservoir_charges (e), internal_energy (eV),
     short_range_energy, work, field_energy (eV), iterations and residual of the charge solve. `dipole` (e Å) is defined
     up to lattice vectors along periodic directions.
 
@@ -284,6 +284,7 @@ class HybridCalculator(Calculator):
             "charges": result.charges,
             "electrode_charges": result.electrode_charges,
             "electrode_potentials": result.electrode_potentials,
+            "reservoir_charges": result.reservoir_charges,
             "internal_energy": result.internal_energy,
             "short_range_energy": result.short_range_energy,
             "work": result.work,

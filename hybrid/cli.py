@@ -166,7 +166,8 @@ def run(
         f"{summary.atoms} atoms, {summary.steps} steps, {summary.time_ps:g} ps in {summary.wall_s:.0f} s{speed}"
     )
     if not summary.completed:
-        typer.echo(f"stopped; `grahame run {config} --restart` continues from {summary.checkpoint}")
+        options = "--quick --restart" if quick else "--restart"
+        typer.echo(f"stopped; `grahame run {config} {options}` continues from {summary.checkpoint}")
         raise typer.Exit(130)
     if summary.drift is not None:
         typer.echo(f"drift of the conserved energy {summary.drift:.2e} meV/atom/ps")

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["refuse_exchange", "reservoirs"]
+__all__ = ["refuse_exchange", "reservoirs", "supplied"]
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +44,20 @@ def reservoirs(
     for members, value, fixed in zip(groups, potentials, by_charge):
         out[members] = mean if fixed else value
     return out
+
+
+def supplied(groups: Sequence[NDArray[np.int64]], by_charge: Sequence[bool], given: Floats) -> Floats:
+    """(groups,) e that each group's reservoir has supplied for what the electrolyte has from electrodes; 0 at held charges.
+
+    With Q_g, this is -dOmega/dpsi_g.
+
+    Args:
+        groups: indices of each electrode's atoms; by_charge: groups held at a charge; given: (n,) e from each atom.
+    """
+    own = np.array([given[members].sum() for members in groups])
+    fixed = np.asarray(by_charge, dtype=bool)
+    share = own[fixed].sum() / max(1, int((~fixed).sum()))
+    return np.where(fixed, 0.0, own + share)
 
 
 def refuse_exchange() -> None:

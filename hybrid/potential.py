@@ -2,6 +2,7 @@
 
     Omega = E_SR(R) + min over q_s of { U(q_s, q_L(R), R) - sum over held groups of psi_g Q_g }
 
+Where electrodes give charge to the electrolyte it counts with Q_g, see `exchange`.
 The short range says which charges the electrolyte carries; the Coulomb operator and the electrode solve do
 the rest. Arrays only: no ASE, no files, no configuration.
 """
@@ -27,7 +28,7 @@ from grahame.hybrid.crossing import (
     refuse_periodic_field,
     refuse_shared,
 )
-from grahame.hybrid.exchange import refuse_exchange, reservoirs
+from grahame.hybrid.exchange import refuse_exchange, reservoirs, supplied
 from grahame.hybrid.predicted import (
     Predicted,
     as_arrays,
@@ -63,6 +64,8 @@ class HybridResult:
             the origin in charged cells.
         electrode_charges: (groups,) e.
         electrode_potentials: (groups,) V.
+        reservoir_charges: (groups,) e, Q_g + T_g: what left the reservoir of a group at a held potential, which a ramp of
+            the potential does work on; Q_g at held charges.
         iterations, residual: of the iterative solver, 0 where it was not used.
     """
 
@@ -77,6 +80,7 @@ class HybridResult:
     dipole: Floats
     electrode_charges: Floats
     electrode_potentials: Floats
+    reservoir_charges: Floats
     iterations: int
     residual: float
 
@@ -239,10 +243,12 @@ class HybridPotential:
             refuse_following(torch.as_tensor(near.crossing), torch.as_tensor(cell))
         gained = beyond_operator(near, crossed, own, boundary, cell)
         response = self._response(far, near, atoms, crossed, slopes, own)
-        exchanged = 0.0
+        exchanged, reservoir = 0.0, np.array(far.electrode_charges, dtype=float)
         if near.given is not None:
-            supply = self._reservoirs(potentials, electrode_charges, atoms)
+            held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
+            supply = reservoirs(self._indices, held.potentials.tolist(), held.by_charge, atoms)
             exchanged = float(supply @ near.given)
+            reservoir += supplied(self._indices, held.by_charge, near.given)
             response = replace(response, given=-supply)
         forces, virial = near.derivatives(response)
         return HybridResult(
@@ -257,6 +263,7 @@ class HybridPotential:
             dipole=_moment(np.asarray(far.charges), places) + crossing_of(near),
             electrode_charges=np.asarray(far.electrode_charges),
             electrode_potentials=np.asarray(far.potentials),
+            reservoir_charges=reservoir,
             iterations=int(far.iterations),
             residual=float(far.residual),
         )
@@ -301,11 +308,6 @@ class HybridPotential:
             held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
             if all(held.by_charge):
                 refuse_exchange()
-
-    def _reservoirs(self, potentials: Floats | None, electrode_charges: Floats | None, atoms: int) -> Floats:
-        """(n,) V at which charge that electrodes give to the electrolyte is supplied."""
-        held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
-        return reservoirs(self._indices, held.potentials.tolist(), held.by_charge, atoms)
 
     def _field_follows(self, potentials: Floats | None, electrode_charges: Floats | None) -> bool:
         """Whether the field follows the electrodes' charges: finite field with both of them held, now."""
@@ -383,6 +385,7 @@ class HybridPotential:
             dipole=_moment(near.charges, places) + crossing_of(near),
             electrode_charges=np.zeros(0),
             electrode_potentials=np.zeros(0),
+            reservoir_charges=np.zeros(0),
             iterations=0,
             residual=0.0,
         )

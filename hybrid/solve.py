@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.electrostatics.electrodes import check_electrodes
 from grahame.hybrid.boundary_check import check_frame
-from grahame.hybrid.crossing import effective_displacement
+from grahame.hybrid.crossing import (
+    effective_displacement,
+    refuse_following,
+    refuse_periodic_field,
+)
 from grahame.hybrid.exchange import reservoirs
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.predicted import beyond_operator, crossed_of, own_shift_of
@@ -149,9 +153,13 @@ def solve_structure(
         given, widths = near.charges, near.smearing
         # Charges of sites beside the atoms come last: indices of electrodes stay what they are.
         positions = near.places(positions)
-        if displacement is not None and near.crossing is not None and cell is not None:
+        if boundary == "3d" and field:
+            refuse_periodic_field(field)
+        if boundary == "displacement" and near.crossing is not None and cell is not None:
             x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
-            displacement = float(effective_displacement(displacement, x, h, coulomb.coulomb_constant))
+            displacement = float(effective_displacement(displacement or 0.0, x, h, coulomb.coulomb_constant))
+        if boundary == "finite-field" and not held_v and near.crossing is not None and cell is not None:
+            refuse_following(torch.as_tensor(near.crossing), torch.as_tensor(cell))
         electrode_options = _site_options(near, indices, electrode_options)
     elif force_field is not None:
         given, exclusions = force_field.charges, force_field.exclusions

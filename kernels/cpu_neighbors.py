@@ -64,7 +64,9 @@ def half_pairs(
     thickness = width / np.linalg.norm(np.linalg.inv(frame), axis=0)
     counts = np.maximum(np.floor(2.0 * thickness / cutoff), 1.0)
     # Far fewer atoms than bins: no use in looking through empty ones.
-    counts = np.maximum(np.floor(counts * min(1.0, (_MOST_BINS * len(x) / counts.prod()) ** (1 / 3))), 1.0)
+    divided = counts > 1.0
+    fewer = min(1.0, _MOST_BINS * len(x) / counts.prod()) ** (1.0 / max(1, int(divided.sum())))
+    counts = np.where(divided, np.maximum(np.floor(counts * fewer), 1.0), counts)
     # Rounding may put an atom at the edge of a bin into the next one.
     exact = cutoff * counts / thickness + 1e-6
     reach = np.ceil(np.where(repeats, exact, np.minimum(exact, counts))).astype(np.int64)

@@ -85,7 +85,8 @@ class _Run:
             self.potentiostat.random = self.rng
 
     def _refuse_existing(self) -> None:
-        existing = [p for p in (self.paths.checkpoint, self.paths.trajectory, self.paths.log) if p.exists()]
+        written = (self.paths.checkpoint, self.paths.trajectory, self.paths.log, *self.paths.later)
+        existing = [p for p in written if p.exists()]
         if existing and not self.config.output.overwrite:
             raise FileExistsError(
                 f"output = {existing[0]} must not exist yet: continue that run with restart, choose another "
@@ -240,6 +241,7 @@ class _Run:
         # The forces in hand belong to what was held before, as the energy balance of a ramp needs.
         forces = s.atoms.get_forces(md=True)
         charges = s.calculator.results["electrode_charges"]
+        supplied = s.calculator.results["reservoir_charges"]
         ramped = p.stage == "produce" and any(isinstance(h, Ramp) for h in s.held)
         time_ps = 1e-3 * block.timestep_fs * (p.stage_step + 1) if p.stage == "produce" else 0.0
         old, new = s.calculator.potentials, potentials_at(s.held, time_ps)
@@ -250,7 +252,7 @@ class _Run:
         self.integrator.step(forces)
         s.atoms.get_forces()
         if ramped and self.potentiostat is None:
-            mean = 0.5 * (charges + s.calculator.results["electrode_charges"])
+            mean = 0.5 * (supplied + s.calculator.results["reservoir_charges"])
             p.drive -= float(np.nansum(mean * (new - old)))
         p.time_fs += block.timestep_fs
         return True

@@ -6,6 +6,9 @@ Projected charges start from the mean label of each element, transfers from what
 
 q^0 are the charges of the untrained model. Linear least squares with a small ridge; formal charges are far from
 those of any partition, and gradient steps would take long to bridge what one solve does.
+
+Solved charges would be the labels if chi_i + J_i q_i + (Kq)_i were the same for all atoms of a group that holds its
+charge: electronegativities start from the one value per element that comes nearest to that.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grahame.hybrid.coupling import make_coulomb
 from grahame.hybrid.frames import Frame, make_batch
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.heads import ProjectedCharges, TransferCharges
@@ -45,6 +49,8 @@ def start_charges(model: HybridModel, frames: Sequence[Frame]) -> str | None:
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(len(labelled), _SAMPLE)).astype(int))
     if isinstance(head, ProjectedCharges):
         return _start_projected(head, model, [labelled[k] for k in chosen])
+    if model.spec.charges.kind == "solved":
+        return _start_solved(model, [labelled[k] for k in chosen])
     if not isinstance(head, TransferCharges):
         return None
     species = len(model.spec.elements)
@@ -97,6 +103,42 @@ def _start_projected(head: ProjectedCharges, model: HybridModel, frames: Sequenc
         f"{e} {q:.3g}" for e, q, n in zip(model.spec.elements, mean.tolist(), count.tolist()) if n
     )
     return f"charges start from the mean label of each element: {named} e"
+
+
+def _start_solved(model: HybridModel, frames: Sequence[Frame]) -> str | None:
+    """min over chi_a, mu_g of the sum of (chi_a(i) + J_i q_i + (Kq)_i - mu_g(i))², over frames with all their labels."""
+    assert model.sites is not None
+    species, spec = len(model.spec.elements), model.spec
+    designs, rights, seen = [], [], torch.zeros(species, dtype=torch.bool)
+    for frame in frames:
+        batch = make_batch([frame], spec.elements, spec.architecture.cutoff)
+        q, kinds, held = batch.labels["charges"], batch.graph.species, frame.conditions
+        if bool(q.isnan().any()):
+            continue
+        found = model.local(batch.graph, torch.tensor([model.level(frame.level)]), batch.conditions)
+        cell = None if held.boundary == "open" else batch.graph.cells[0]
+        coulomb = make_coulomb(held.boundary, spec.accuracy)
+        potential = coulomb(batch.graph.positions, q, cell, smearing=found.widths, forces=False).potential
+        group = torch.zeros_like(kinds)
+        for k, electrode in enumerate(held.electrodes):
+            group[torch.as_tensor(electrode.indices)] = k + 1
+        design = torch.nn.functional.one_hot(kinds, species).to(torch.float64)
+        # What is the same for a whole group drops out, and mu_g with it.
+        both = torch.cat([design, -(potential + found.hardness * q)[:, None]], dim=1)
+        sizes = torch.bincount(group).clamp(min=1)
+        means = both.new_zeros((len(sizes), species + 1)).index_add(0, group, both) / sizes[:, None]
+        both = both - means[group]
+        designs.append(both[:, :species])
+        rights.append(both[:, species])
+        seen[kinds] = True
+    if not designs:
+        return None
+    design, right = torch.cat(designs), torch.cat(rights)
+    solution = torch.linalg.lstsq(design, right, driver="gelsd").solution
+    weight = model.sites.element.weight
+    weight[:, 0] = torch.where(seen, solution.to(weight), weight[:, 0])
+    left = float((right - design @ solution).square().mean().sqrt())
+    return f"electronegativities of elements start from charge labels: {left:.3g} V are left of {float(right.square().mean().sqrt()):.3g}"
 
 
 def _design(graph: Graph, head: TransferCharges, column: Tensor, kinds: int) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from grahame.electrostatics.cells import nearest_image_shifts
 from grahame.hybrid.frames import LABELS, Batch
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.work_functions import SIDES, why_none
@@ -66,9 +66,9 @@ def _on_branch(moments: Tensor, batch: Batch) -> Tensor:
         if frame.conditions.boundary == "open" or not any(repeats) or bool(label.isnan().any()):
             moved.append(moment)
             continue
-        vectors = torch.as_tensor(frame.cell[np.array(repeats)], dtype=moment.dtype, device=moment.device)
-        steps = torch.round(torch.linalg.pinv(vectors).T @ (moment.detach() - label))
-        moved.append(moment - steps @ vectors)
+        away = (moment.detach() - label).cpu().numpy()[None]
+        steps = nearest_image_shifts(away, frame.cell, (repeats[0], repeats[1], repeats[2]))[0] @ frame.cell
+        moved.append(moment + torch.as_tensor(steps, dtype=moment.dtype, device=moment.device))
     return torch.stack(moved)
 
 

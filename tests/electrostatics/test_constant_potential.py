@@ -443,6 +443,43 @@ def test_torch_in_is_torch_out() -> None:
         assert float(getattr(b, name)) == pytest.approx(getattr(a, name), abs=1e-12)
 
 
+@pytest.mark.parametrize("what", ["positions", "cell", "smearing"])
+@pytest.mark.parametrize("method", ["ewald", "pme", "exact"])
+def test_input_with_a_graph_gives_plain_numbers_without_one(method: str, what: str) -> None:
+    atoms = cell_for(SLAB)
+    cpm = solver(SLAB, atoms, method)
+    wanted = run(SLAB, atoms, cpm)
+    given = {
+        "positions": torch.tensor(atoms.positions),
+        "cell": torch.tensor(atoms.cell),
+        "smearing": torch.tensor(atoms.smearing),
+    }
+    given[what].requires_grad_()
+    with torch.no_grad():
+        found = cpm.solve(
+            given["positions"], atoms.charges, given["cell"], smearing=given["smearing"], exclusions=None
+        )
+    assert not found.energy.requires_grad
+    assert found.energy.item() == pytest.approx(wanted.energy, abs=1e-9)
+    np.testing.assert_allclose(found.forces, wanted.forces, atol=1e-8)
+
+
+def test_what_is_kept_does_not_follow_the_callers_arrays() -> None:
+    atoms = cell_for(SLAB)
+    positions, cell = atoms.positions.copy(), atoms.cell.copy()
+    cpm, fresh = solver(SLAB, atoms, "ewald"), solver(SLAB, atoms, "ewald")
+    cpm.solve(positions, atoms.charges, cell, smearing=atoms.smearing)
+    before = cpm.capacitance.copy()
+    positions += 0.3 * np.random.default_rng(0).normal(size=positions.shape)
+    assert np.array_equal(cpm.capacitance, before)
+    # The same arrays with other numbers are another geometry.
+    positions[:] = atoms.positions
+    cell[0] *= 1.02
+    cpm.solve(positions, atoms.charges, cell, smearing=atoms.smearing)
+    fresh.solve(positions, atoms.charges, cell.copy(), smearing=atoms.smearing)
+    np.testing.assert_allclose(cpm.capacitance, fresh.capacitance, rtol=1e-9)
+
+
 def test_a_batch_equals_its_members() -> None:
     first = cell_for(SLAB)
     x = np.stack([first.positions, first.positions + 0.07 * np.sin(first.positions)])

@@ -160,7 +160,15 @@ def test_existing_output_is_never_replaced_unasked(tmp_path: Path) -> None:
         (tmp_path / f"small.{ending}").write_text("of the run before", encoding="utf-8")
     run(config.model_copy(update={"output": output}), progress=False)
     assert (tmp_path / "small.extxyz").read_bytes() == before
-    # An analysis of the old run would pass for one of the new.
+    # An analysis of the old run would pass for one of the new; alone it is not replaced unasked either.
+    for ending in ("checkpoint.npz", "csv", "extxyz"):
+        (tmp_path / f"small.{ending}").rename(tmp_path / f"moved.{ending}")
+    (tmp_path / "small.png").write_text("of the run before", encoding="utf-8")
+    with pytest.raises(FileExistsError, match=r"small\.png must not exist yet"):
+        run(config, progress=False)
+    (tmp_path / "small.png").unlink()
+    for ending in ("checkpoint.npz", "csv", "extxyz"):
+        (tmp_path / f"moved.{ending}").rename(tmp_path / f"small.{ending}")
     assert sorted(p.name for p in tmp_path.glob("small.*")) == [
         "small.checkpoint.npz", "small.csv", "small.extxyz", "small.notes.txt", "small.provenance.json",
     ]  # fmt: skip

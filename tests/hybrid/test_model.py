@@ -166,7 +166,15 @@ def test_a_shift_of_all_potentials_changes_no_force_although_charge_is_exchanged
     assert atoms.get_potential_energy() == pytest.approx(high.energy.item(), abs=1e-7)
     np.testing.assert_allclose(atoms.get_forces(), high.forces, atol=1e-7)
     assert high.stress is None
-    results = atoms.calc.results
+    results = dict(atoms.calc.results)
+    # What the reservoirs supplied is what a ramp of the potential works on.
+    omega = []
+    for change in (1e-3, -1e-3):
+        atoms.calc.set_potentials([1.6, 2.6 + change])
+        omega.append(atoms.get_potential_energy())
+    assert results["reservoir_charges"][1] == pytest.approx((omega[1] - omega[0]) / 2e-3, abs=1e-6)
+    assert abs(results["reservoir_charges"][1] - results["electrode_charges"][1]) > 1e-4
+    assert results["reservoir_charges"].sum() == pytest.approx(0.0, abs=1e-9)
     assert results["energy"] == pytest.approx(results["internal_energy"] - results["work"], abs=1e-9)
 
 
@@ -183,6 +191,13 @@ def test_a_group_at_a_held_charge_takes_what_it_exchanges_from_the_others() -> N
     assert numeric == pytest.approx(-float((found.forces.numpy() * step).sum()), abs=1e-7)
     atoms.calc = HybridCalculator(LearnedShortRange(model), Coulomb("slab", "ewald", 1e-9), mixed)
     np.testing.assert_allclose(atoms.get_forces(), found.forces, atol=1e-7)
+    reservoir = atoms.calc.results["reservoir_charges"].copy()
+    omega = []
+    for change in (1e-3, -1e-3):
+        atoms.calc.set_potentials([0.8 + change, None])
+        omega.append(atoms.get_potential_energy())
+    assert reservoir[0] == pytest.approx((omega[1] - omega[0]) / 2e-3, abs=1e-6)
+    assert reservoir[1] == pytest.approx(0.1, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["transfer", "switched"])

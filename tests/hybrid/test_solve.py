@@ -127,14 +127,17 @@ def test_what_cannot_be_solved_is_refused_by_name(change: Any, options: dict[str
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("boundary", ["slab", "finite-field", "displacement"])
+@pytest.mark.parametrize(
+    ("boundary", "displacement"),
+    [("slab", None), ("finite-field", None), ("displacement", None), ("displacement", 0.2)],
+)
 @pytest.mark.parametrize(
     "charges",
     [{}, {"boundary_transfer": True}, {"dipoles": {"O": 0.5}}],
     ids=["transfers", "boundary transfer", "dipoles"],
 )
 def test_a_solve_with_a_model_has_the_electrostatic_energy_of_its_calculator(
-    boundary: str, charges: dict[str, Any]
+    boundary: str, displacement: float | None, charges: dict[str, Any]
 ) -> None:
     model = make_model(charges={"kind": "transfer"} | charges)
     atoms, groups = slab()
@@ -142,10 +145,19 @@ def test_a_solve_with_a_model_has_the_electrostatic_energy_of_its_calculator(
         atoms.pbc = True
         atoms.positions[-4:-1, :2] -= 2.0  # bonds through the faces of the cell
         atoms.wrap(pbc=(True, True, False))
-    atoms.set_array("electrode", np.array([*[0] * 8, *[1] * 8, *[-1] * (len(atoms) - 16)]))
-    displacement = 0.2 if boundary == "displacement" else None
-    held = {0: -0.3, 1: 0.9}
-    options: dict[str, Any] = {"displacement": displacement} if displacement else {}
+    held, options = {0: -0.3, 1: 0.9}, {}
+    if boundary == "displacement":
+        # One slab in the middle, and a molecule that the face along the normal cuts.
+        del atoms[8:16]
+        atoms.positions[:8, 2] += 6.0
+        atoms.positions[8:11, 2] += 16.0 - atoms.positions[8, 2]
+        atoms.positions[11:, 2] += 1.5 - atoms.positions[11, 2]
+        atoms.wrap()
+        groups, held, options = groups[:1], {0: 0.4}, {"displacement": displacement} if displacement else {}
+    owner = np.full(len(atoms), -1)
+    for number, members in enumerate(groups):
+        owner[members] = number
+    atoms.set_array("electrode", owner)
     report = solve_structure(
         atoms, potentials=held, model=model, boundary=boundary, method="ewald", accuracy=1e-9, **options
     )
@@ -159,3 +171,18 @@ def test_a_solve_with_a_model_has_the_electrostatic_energy_of_its_calculator(
     assert short == pytest.approx(atoms.calc.results["short_range_energy"], abs=1e-8)
     assert report.work == pytest.approx(atoms.calc.results["work"], abs=1e-8)
     np.testing.assert_allclose(report.charges, atoms.get_charges(), atol=1e-9)
+
+
+def test_a_field_through_a_cell_with_electrodes_is_refused_as_by_the_calculator() -> None:
+    atoms, _ = slab()
+    atoms.pbc = True
+    del atoms[8:16]
+    atoms.set_array("electrode", np.array([*[0] * 8, *[-1] * (len(atoms) - 8)]))
+    with pytest.raises(ValueError, match="must be left out with boundary 3d: atoms that cross the boundary"):
+        solve_structure(
+            atoms,
+            potentials={0: 0.0},
+            model=make_model(charges={"kind": "transfer"}),
+            boundary="3d",
+            field=0.1,
+        )

@@ -65,6 +65,13 @@ def test_vectors_of_directions_that_do_not_repeat_may_be_zero() -> None:
     check(x, np.zeros((3, 3)), NONE, 7.0)
 
 
+def test_a_plane_of_atoms_takes_memory_for_its_atoms_only() -> None:
+    x = np.random.default_rng(0).random((2000, 3)) * [50.0, 50.0, 0.0]
+    x[1] = x[0] + [0.0, 5e-7, 0.0]
+    pairs = neighbor_pairs(x, np.zeros((3, 3)), NONE, 1e-6)
+    assert listed(pairs) in ([(0, 1, 0, 0, 0)], [(1, 0, 0, 0, 0)])
+
+
 def test_one_atom_sees_its_own_images_once() -> None:
     pairs = neighbor_pairs(np.array([[9.0, -3.0, 0.5]]), np.eye(3) * 4.0, ALL, 4.5)
     assert sorted(listed(pairs)) == [(0, 0, 0, 0, 1), (0, 0, 0, 1, 0), (0, 0, 1, 0, 0)]

@@ -94,7 +94,42 @@ def test_projected_charges_start_from_the_mean_label_of_each_element() -> None:
     assert starts.tolist() == pytest.approx([0.4, -0.4, 0.6, 0.0])
 
 
-@pytest.mark.parametrize("kind", ["none", "solved", "transfer"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_solved_charges_start_from_electronegativities_of_the_elements(grouped: bool) -> None:
+    rng = np.random.default_rng(3)
+    charges_of = ChargeSpec(kind="solved", hardness={"H": 12.0, "O": 9.0, "Na": 15.0, "Au": 20.0})
+    spec = SPEC.model_copy(update={"charges": charges_of, "accuracy": 1e-10})
+    torch.manual_seed(1)
+    teacher, student = HybridModel(spec), HybridModel(spec)
+    with torch.no_grad():
+        teacher.sites.element.weight[:, 0] = torch.tensor([-1.0, 2.5, -2.0, 0.5])
+    known = []
+    for _ in range(4):
+        numbers = np.array([1, 1, 8, 11, 79, 8])
+        # Apart, so that soft charges stay stable.
+        places = 3.0 * rng.permutation(np.stack(np.meshgrid(*[np.arange(3.0)] * 3), -1).reshape(-1, 3))[:6]
+        groups = (Electrode([0, 1, 2], charge=0.2), Electrode([3, 4, 5], charge=-0.2)) if grouped else ()
+        held = Conditions(electrodes=groups, boundary="open")
+        frame = Frame(
+            numbers, places + 0.2 * rng.random((6, 3)), np.zeros((3, 3)), (False,) * 3, conditions=held
+        )
+        batch = make_batch([frame], spec.elements, spec.architecture.cutoff)
+        frame.labels["charges"] = teacher.predict(batch, forces=False).charges.numpy()
+        known.append(frame)
+    said = start_charges(student, known)
+    assert said is not None
+    assert said.startswith("electronegativities of elements start from charge labels: ")
+    for frame in known:
+        batch = make_batch([frame], spec.elements, spec.architecture.cutoff)
+        found = student.predict(batch, forces=False).charges.numpy()
+        np.testing.assert_allclose(found, frame.labels["charges"], atol=1e-6)
+    # Frames without all their labels say nothing.
+    for frame in known:
+        frame.labels["charges"][0] = np.nan
+    assert start_charges(student, known) is None
+
+
+@pytest.mark.parametrize("kind", ["none", "transfer"])
 def test_nothing_to_do(kind: str) -> None:
     spec = SPEC.model_copy(update={"charges": ChargeSpec(kind=kind)})
     bare = HybridModel(spec)

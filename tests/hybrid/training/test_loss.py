@@ -173,6 +173,14 @@ def test_a_dipole_may_be_given_on_any_branch(repeats: tuple[bool, bool, bool]) -
     wrapped = atoms.copy()
     wrapped.positions[3] += atoms.cell[1] - atoms.cell[0]
     assert off(label, wrapped) == pytest.approx(expected, abs=1e-10)
+    # In a skewed cell too the nearest branch is meant, not the one of rounded coordinates.
+    skewed = atoms.copy()
+    skewed.set_cell([[5.0, 0, 0], [2.5, 4.33, 0], [0, 0, 9.0]], scale_atoms=False)
+    here = model.predict(batch_of(model, frame(skewed, boundary=boundary))).dipole[0].numpy()
+    a, b = np.array(skewed.cell)[:2]
+    nearest = min(float(np.sum((0.45 * (a + b) - i * a - j * b) ** 2)) for i in (0, 1) for j in (0, 1))
+    assert nearest < float(np.sum((0.45 * (a + b)) ** 2))
+    assert off(here - 0.45 * (a + b), skewed) == pytest.approx(nearest, abs=1e-10)
     # Along a direction that does not repeat there is one dipole only.
     tall = off(label + atoms.cell[2], atoms)
     assert (tall == pytest.approx(expected, abs=1e-12)) is repeats[2]
