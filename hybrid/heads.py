@@ -165,8 +165,11 @@ class SiteConstants(nn.Module):
         features: scalar features per atom; species: number of elements.
         hardness: (species) J of each element before training, V/e.
         environment: whether chi and J see the surroundings; without, both are constants of the element, and
-            the electrode matrix of a rigid electrode stays the same.
+            the electrode matrix of a rigid electrode stays the same. Where J is large, so is what a charge costs: there
+            chi follows the surroundings in steps of J/20 e.
     """
+
+    scale: Tensor
 
     def __init__(self, features: int, species: int, hardness: Sequence[float], environment: bool) -> None:
         super().__init__()
@@ -178,12 +181,14 @@ class SiteConstants(nn.Module):
         self.environment = nn.Linear(features, 2, bias=False) if environment else None
         if self.environment is not None:
             nn.init.zeros_(self.environment.weight)
+        steps = [[max(1.0, j / 20.0), 1.0] for j in hardness]
+        self.register_buffer("scale", torch.tensor(steps), persistent=False)
 
     def forward(self, scalars: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
         """chi (n,) V and J (n,) V/e."""
         both = self.element(species)
         if self.environment is not None:
-            both = both + self.environment(scalars)
+            both = both + self.environment(scalars) * self.scale[species].to(scalars)
         chi, raw = both.to(torch.float64).unbind(1)
         return chi, nn.functional.softplus(raw)
 
