@@ -36,7 +36,8 @@ class ChargeSpec(BaseModel):
         widths: Gaussian width of elements (Å); those not named have 0.5 Å, metals 0.392 Å is usual.
         train_widths: whether training changes the widths.
         rank: terms of a transfer.
-        boundary_transfer: electrolyte atoms exchange charge with solved atoms.
+        boundary_transfer: electrolyte atoms exchange charge with solved atoms; electrode charges, and capacitances from
+            them, are then those of the metal's own atoms, and reservoirs supply what was given away too (`exchange`).
         hardness: J of solved atoms before training, V/e; one number, or by element (those not named have 0).
         site_constants: "fixed" (chi = 0, J = hardness), "element", or "environment".
         dipoles: elements whose atoms carry a dipole beside their charge, and the length it stays below (e Å).
