@@ -46,7 +46,7 @@ class Case:
         command: arguments of `grahame`, or "python" and an expression of the library.
         change: of the atoms in cell.extxyz; config: of the settings in run.yaml, both otherwise right.
         cut: a file and the fraction of its bytes that is left.
-        before: a command that ran well before the file was cut.
+        before: a command that ran well before the file was cut; later: of the settings, after that command.
     """
 
     kind: str
@@ -55,6 +55,7 @@ class Case:
     config: Callable[[dict[str, Any]], object] | None = None
     cut: tuple[str, float] | None = None
     before: list[str] | None = None
+    later: Callable[[dict[str, Any]], object] | None = None
 
 
 def cell() -> Atoms:
@@ -74,6 +75,9 @@ def prepare(case: Case) -> None:
     Path("run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     if case.before is not None:
         grahame(case.before)
+    if case.later is not None:
+        case.later(settings)
+        Path("run.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     if case.cut is not None:
         name, fraction = case.cut
         whole = Path(name).read_bytes()
@@ -226,7 +230,12 @@ CASES: list[Case] = [
     Case("configuration cut off", MD, cut=("run.yaml", 0.6)),
     Case("checkpoint cut off", [*MD, "--restart"], before=MD, cut=("md.checkpoint.npz", 0.5)),
     Case("run exists", MD, before=MD),
-    Case("restart with another configuration", [*MD, "--restart", "--quick"], before=MD),
+    Case(
+        "restart with another configuration",
+        [*MD, "--restart"],
+        before=MD,
+        later=_set("dynamics.produce.timestep_fs", 0.25),
+    ),
     Case("no such file", ["run", "other.yaml"]),
     Case("no such file", ["solve", "other.xyz", *HOLD]),
     Case("no such file", ["analyse", "other.xyz"]),

@@ -306,7 +306,7 @@ def trained(
     for kind in KINDS[case]:
         for name, some in sets.items():
             write_frames(out / f"{name}.extxyz", some, teacher, kind == "solved")
-        config = configuration(kind, case, out, options)
+        config = configuration(kind, case, out, options, mean_charges(out / "train.extxyz"))
         start = time.process_time()
         done = train(config, progress=sys.stderr.isatty())
         if not done.completed:
@@ -328,13 +328,28 @@ def trained(
     return models, facts
 
 
-def configuration(kind: str, case: str, out: Path, options: argparse.Namespace) -> TrainConfig:
+def mean_charges(path: Path) -> dict[str, float]:
+    """Mean label of each element that is not metal, e: what charges start from, neutral for a molecule of water."""
+    from ase.io import read
+
+    found: dict[str, list[float]] = {}
+    for atoms in read(path, ":"):
+        for symbol, q in zip(atoms.symbols, atoms.get_charges()):
+            found.setdefault(symbol, []).append(float(q))
+    return {symbol: float(np.mean(values)) for symbol, values in found.items() if symbol != "Au"}
+
+
+def configuration(
+    kind: str, case: str, out: Path, options: argparse.Namespace, formal: dict[str, float]
+) -> TrainConfig:
     """The training of one model: the file beside this program, with the charges of its kind."""
     text = (HERE / "indistinguishable" / "model.yaml").read_text()
     tree = yaml.safe_load(text.replace("{out}", str(out)))
     if kind == "local":
         tree["model"]["charges"] = {"kind": "none"}
         tree["loss"] |= {"charges": 0.0}
+    elif kind == "predicted":
+        tree["model"]["charges"]["formal"] = formal
     elif kind == "solved":
         # Wide enough that what the hardness adds to the Gaussian's own is positive.
         wide = dict.fromkeys(("O", "H"), 0.7) | {"Na": 0.5, "Cl": 0.5, "Au": METAL_WIDTH}

@@ -270,7 +270,7 @@ ANSWERS = [
     (
         "restart with another configuration",
         1,
-        "config = changed in output.log_interval, output.trajectory_interval must equal that of the "
+        "config = changed in dynamics.produce.timestep_fs must equal that of the "
         "checkpoint: change it back, or start a new run under another output.name",
     ),
     ("no such file", 1, "config = other.yaml must be a file: give the path of a YAML configuration"),
