@@ -16,7 +16,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells
@@ -35,6 +37,25 @@ def effective_displacement(
     """
     along = crossing @ cells.normal(cell)
     return displacement - 4.0 * math.pi * coulomb_constant * along / cells.volume(cell)
+
+
+def seen_by_operator(
+    boundary: str,
+    displacement: float | None,
+    crossing: NDArray[np.float64] | None,
+    cell: NDArray[np.float64],
+    coulomb_constant: float,
+) -> float | None:
+    """D_eff where the boundary holds D and charges are exchanged through faces, else the displacement as it is.
+
+    Args:
+        boundary: of the Coulomb operator; displacement: D/eps0, V/Å, None for 0; crossing: X (3,), e Å, or None.
+        cell: (3,3) rows in Å; coulomb_constant: k, eV Å/e².
+    """
+    if boundary != "displacement" or crossing is None:
+        return displacement
+    x, h = torch.as_tensor(crossing), torch.as_tensor(np.asarray(cell, dtype=float))
+    return float(effective_displacement(displacement or 0.0, x, h, coulomb_constant))
 
 
 def in_displacement(strength: float, cell: Tensor) -> Linear:

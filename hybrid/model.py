@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from grahame.hybrid.charge_heads import head_charges
 from grahame.hybrid.coupling import LongRangeTerms, removed_pairs
 from grahame.hybrid.frames import Batch, Conditions
 from grahame.hybrid.graph import Graph
@@ -22,10 +23,7 @@ from grahame.hybrid.heads import (
     SiteConstants,
     TransferCharges,
     Widths,
-    charges_of_transfers,
-    given_by_solved,
 )
-from grahame.hybrid.held_charges import formal_charges, fragment_charges
 from grahame.hybrid.shortrange.equivariant import LocalNetwork
 from grahame.hybrid.shortrange.repulsion import NuclearRepulsion
 from grahame.hybrid.sites import sites_of
@@ -255,17 +253,15 @@ class HybridModel(nn.Module):
         r = torch.linalg.vector_norm(ends, dim=-1)
         if self.repulsion is not None:
             per_atom = per_atom + self.repulsion(r, graph.pairs, graph.species)
-        gained = formal = given = None
-        if isinstance(self.charge_head, TransferCharges):
-            gained = self.charge_head(found.scalars, graph, r)
-            formal = formal_charges(self.formal, graph, conditions) * ~graph.solved
-            charges = charges_of_transfers(formal, gained, graph) * ~graph.solved
-            given = given_by_solved(gained, graph) if self.charge_head.across else None
-        elif isinstance(self.charge_head, ProjectedCharges):
-            fragment, wanted = fragment_charges(graph, conditions)
-            charges = self.charge_head(found.scalars, graph.species, fragment, wanted)
-        else:
-            charges = torch.zeros_like(per_atom)
+        said = head_charges(
+            self.charge_head,
+            found.scalars,
+            graph,
+            r,
+            self.formal,
+            conditions,
+            self.spec.charges.kind == "solved",
+        )
         moments = sites = None
         if self.dipoles is not None:
             # Solved atoms have none: what their charge does is the solver's.
@@ -278,21 +274,16 @@ class HybridModel(nn.Module):
         else:
             chi = torch.zeros_like(per_atom)
             hardness = self.hardness[graph.species]
-        shared: tuple[bool, ...] = ()
-        if self.spec.charges.kind == "solved":
-            shared = (True,) * graph.frames
-        elif self.spec.charges.kind == "projected" and conditions is not None:
-            shared = tuple(c.fragments is None for c in conditions)
         return LocalOutput(
             energy=graph.per_frame(per_atom),
-            charges=charges,
-            gained=gained,
-            formal=formal,
+            charges=said.charges,
+            gained=said.gained,
+            formal=said.formal,
             widths=self.widths(graph.species),
             electronegativity=chi,
             hardness=hardness,
             moments=moments,
             sites=sites,
-            shared=shared,
-            given=given,
+            shared=said.shared,
+            given=said.given,
         )

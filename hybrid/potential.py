@@ -23,10 +23,10 @@ from grahame.electrostatics.electrodes import what_is_held
 from grahame.hybrid.boundary_check import PBC, check_frame
 from grahame.hybrid.crossing import (
     Linear,
-    effective_displacement,
     refuse_following,
     refuse_periodic_field,
     refuse_shared,
+    seen_by_operator,
 )
 from grahame.hybrid.exchange import refuse_exchange, reservoirs, supplied
 from grahame.hybrid.predicted import (
@@ -318,11 +318,8 @@ class HybridPotential:
 
     def _displacement(self, near: ShortRangeResult, cell: Floats) -> float | None:
         """D that the solver is given: what charges exchange through the cell's faces counts as a part of it."""
-        if self.coulomb.boundary != "displacement" or near.crossing is None:
-            return self.displacement
-        k = self.coulomb.coulomb_constant
-        x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
-        return float(effective_displacement(self.displacement or 0.0, x, h, k))
+        c = self.coulomb
+        return seen_by_operator(c.boundary, self.displacement, near.crossing, cell, c.coulomb_constant)
 
     def _field(self, cell: Floats) -> Floats | None:
         """The given field as a vector; a number is its component along a x b."""

@@ -16,9 +16,9 @@ from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.electrostatics.electrodes import check_electrodes
 from grahame.hybrid.boundary_check import check_frame
 from grahame.hybrid.crossing import (
-    effective_displacement,
     refuse_following,
     refuse_periodic_field,
+    seen_by_operator,
 )
 from grahame.hybrid.exchange import reservoirs
 from grahame.hybrid.model import HybridModel
@@ -155,9 +155,9 @@ def solve_structure(
         positions = near.places(positions)
         if boundary == "3d" and field:
             refuse_periodic_field(field)
-        if boundary == "displacement" and near.crossing is not None and cell is not None:
-            x, h = torch.as_tensor(near.crossing), torch.as_tensor(cell)
-            displacement = float(effective_displacement(displacement or 0.0, x, h, coulomb.coulomb_constant))
+        displacement = seen_by_operator(
+            boundary, displacement, near.crossing, np.array(atoms.cell), coulomb.coulomb_constant
+        )
         if boundary == "finite-field" and not held_v and near.crossing is not None and cell is not None:
             refuse_following(torch.as_tensor(near.crossing), torch.as_tensor(cell))
         electrode_options = _site_options(near, indices, electrode_options)

@@ -1,6 +1,6 @@
 """Real Fourier transforms of a mesh on the CPU, the same bits whenever the number of threads is the same.
 
-ducc0 where it is installed (it is about a third faster), else scipy: both are the work of one author and neither, unlike
+ducc0 where it is installed (it is the faster one), else scipy: both are the work of one author and neither, unlike
 torch's, keeps threads spinning in between. ducc0 may round differently with another number of threads; scipy does not.
 """
 

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.hybrid.crossing import (
     Linear,
-    effective_displacement,
     energy_of_crossing,
     refuse_periodic_field,
     refuse_shared,
+    seen_by_operator,
 )
 from grahame.hybrid.shortrange.base import FloatArray, IntArray
 
@@ -125,15 +125,13 @@ class LabelEnsemble:
         """
         box = None if self.coulomb.boundary == "open" else cell
         volume = abs(float(np.linalg.det(cell)))
-        h, displacement = torch.as_tensor(np.asarray(cell, dtype=float)), self.displacement
-        if self.coulomb.boundary == "displacement" and crossing is not None:
-            k, x = self.coulomb.coulomb_constant, torch.as_tensor(crossing)
-            displacement = float(effective_displacement(self.displacement or 0.0, x, h, k))
+        h, k = torch.as_tensor(np.asarray(cell, dtype=float)), self.coulomb.coulomb_constant
+        displacement = seen_by_operator(self.coulomb.boundary, self.displacement, crossing, cell, k)
 
         def follows(found: FloatArray) -> tuple[Linear | None, float]:
             """How the energy follows `crossing`, and what of it the operator has not counted."""
             acting = None if self.field is None else torch.as_tensor(self.field)
-            q, places, k = torch.as_tensor(found), torch.as_tensor(positions), self.coulomb.coulomb_constant
+            q, places = torch.as_tensor(found), torch.as_tensor(positions)
             linear = energy_of_crossing(self.coulomb.boundary, q, places, h, acting, displacement, k)
             if linear is None or crossing is None or self.coulomb.boundary == "displacement":
                 return linear, 0.0

@@ -16,6 +16,7 @@ from ase.data import atomic_numbers
 from torch import Tensor, nn
 
 from grahame.hybrid.adapters.trunk import Trunk, TrunkOutput, species_index
+from grahame.hybrid.charge_heads import head_charges
 from grahame.hybrid.frames import Conditions
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.heads import (
@@ -24,10 +25,7 @@ from grahame.hybrid.heads import (
     SiteConstants,
     TransferCharges,
     Widths,
-    charges_of_transfers,
-    given_by_solved,
 )
-from grahame.hybrid.held_charges import formal_charges, fragment_charges
 from grahame.hybrid.model import FORMAL_CHARGES, ChargeSpec
 from grahame.hybrid.shortrange.base import FloatArray, IntArray
 
@@ -151,37 +149,24 @@ class FeatureHeads(nn.Module):
         if out.features is None:
             raise ValueError("features = none must be given by the model: use FixedCharges instead of heads")
         scalars = (out.features.to(torch.float64) - self.mean) / self.spread
-        gained = formal = given = None
-        if isinstance(self.charge_head, TransferCharges):
-            gained = self.charge_head(scalars, graph, r)
-            formal = formal_charges(self.formal, graph, conditions) * ~graph.solved
-            charges = charges_of_transfers(formal, gained, graph) * ~graph.solved
-            given = given_by_solved(gained, graph) if self.charge_head.across else None
-        elif isinstance(self.charge_head, ProjectedCharges):
-            fragment, wanted = fragment_charges(graph, conditions)
-            charges = self.charge_head(scalars, graph.species, fragment, wanted)
-        else:
-            charges = torch.zeros_like(graph.positions[:, 0])
+        said = head_charges(
+            self.charge_head, scalars, graph, r, self.formal, conditions, self.spec.kind == "solved"
+        )
         if self.sites is not None:
             chi, hardness = self.sites(scalars, graph.species)
         else:
-            chi = torch.zeros_like(charges)
+            chi = torch.zeros_like(said.charges)
             hardness = self.hardness[graph.species]
-        shared: tuple[bool, ...] = ()
-        if self.spec.kind == "solved":
-            shared = (True,) * graph.frames
-        elif self.spec.kind == "projected":
-            shared = tuple(c.fragments is None for c in conditions)
         return LocalOutput(
             energy=out.energy,
-            charges=charges,
-            gained=gained,
-            formal=formal,
+            charges=said.charges,
+            gained=said.gained,
+            formal=said.formal,
             widths=self.widths_of(graph.species),
             electronegativity=chi,
             hardness=hardness,
-            shared=shared,
-            given=given,
+            shared=said.shared,
+            given=said.given,
         )
 
     def widths(self, numbers: IntArray) -> FloatArray:
