@@ -253,6 +253,7 @@ class LocalOutput:
         shared: per frame whether charges depend on positions and add up over all atoms only: no path says how they
             moved, and no fragment keeps them apart. Empty where no frame has such charges.
         given: (n,) e that the electrolyte has from each solved atom, or None where it exchanges nothing with them.
+        scalars: (n,F) features, where a local energy depends on solved charges (`charge_energy`), else None.
     """
 
     energy: Tensor
@@ -266,6 +267,7 @@ class LocalOutput:
     sites: Sites | None = None
     shared: tuple[bool, ...] = ()
     given: Tensor | None = None
+    scalars: Tensor | None = None
 
     def dipole(self, graph: Graph, pair_vectors: Tensor) -> Tensor:
         """(B,3) e Å of the predicted charges and dipoles."""

@@ -1,6 +1,6 @@
 """The hybrid model: a local network, its heads, and what they mean.
 
-    Omega(R) = sum over atoms of [E0_Z + scale epsilon_i(R)] + repulsion + U(q_s, q_L(R), R) - U_dc
+    Omega(R) = sum over atoms of [E0_Z + scale epsilon_i(R)] + repulsion + U(q_s, q_L(R), R) - U_dc (+ E_q(R, q_s))
 
 What a model is but for its weights stands in `specification`.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from grahame.hybrid.charge_energy import ChargeEnergy
 from grahame.hybrid.charge_heads import head_charges
 from grahame.hybrid.coupling import LongRangeTerms, removed_pairs
 from grahame.hybrid.frames import Batch, Conditions
@@ -102,6 +103,7 @@ class HybridModel(nn.Module):
         self.dipoles: AtomicDipoles | None = None
         if c.dipoles:
             self.dipoles = AtomicDipoles(width, spec.architecture.channels, count)
+        self.charge_energy = ChargeEnergy(width, count, spec.scale) if c.in_energy else None
         self.widths = Widths([spec.width(e) for e in spec.elements], c.train_widths)
         references = [
             [spec.reference_energies.get(level, {}).get(e, 0.0) for level in spec.levels]
@@ -156,10 +158,12 @@ class HybridModel(nn.Module):
                 if self.spec.switch is not None:
                     r = torch.linalg.vector_norm(ends, dim=-1)
                     energy = energy - removed_pairs(graph, out, r, *self.spec.switch)
-                # Derivatives of the dipole need those of the solved charges one order further.
-                orders = 2 if train and (born or field_response) else 1
-                far = self.long_range(graph, out, batch.conditions, orders=orders)
+                # Derivatives of the dipole, and of energies that depend on solved charges, need those of the charges one
+                # order further.
+                further = self.charge_energy is not None or (train and (born or field_response))
+                far = self.long_range(graph, out, batch.conditions, orders=2 if further else 1)
                 energy, charges = energy + far.energy, far.charges
+                energy = energy + graph.per_frame(self.energy_of_charges(out, graph, charges))
                 totals, potentials, fermi = far.electrode_charges, far.electrode_potentials, far.fermi
                 solved = (charges - out.charges)[:, None] * graph.positions
                 moment = moment + graph.per_frame(solved)
@@ -197,6 +201,13 @@ class HybridModel(nn.Module):
             energy, force, tension, charges, moment, totals, potentials, tensors, response, dipoles, works
         )
 
+    def energy_of_charges(self, out: LocalOutput, graph: Graph, charges: Tensor) -> Tensor:
+        """(n,) eV that atoms owe to their solved charges (n,) beyond electrostatics; 0 for models without such a term."""
+        if self.charge_energy is None or out.scalars is None:
+            return torch.zeros_like(charges)
+        found: Tensor = self.charge_energy(out.scalars, graph.species, charges)
+        return found
+
     @staticmethod
     def _slope(moment: Tensor, x: Tensor, graph: Graph, train: bool) -> Tensor:
         """(n,3) derivative of the moment along each frame's surface normal a x b; NaN in frames without a cell."""
@@ -211,7 +222,15 @@ class HybridModel(nn.Module):
     def set_precision(self) -> None:
         """Put the weights of network and heads into the precision of the specification."""
         dtype = torch.float64 if self.spec.dtype == "float64" else torch.float32
-        parts = [self.network, self.readout, self.shift, self.charge_head, self.sites, self.dipoles]
+        parts = [
+            self.network,
+            self.readout,
+            self.shift,
+            self.charge_head,
+            self.sites,
+            self.dipoles,
+            self.charge_energy,
+        ]
         for part in parts:
             if part is not None:
                 part.to(dtype)
@@ -286,4 +305,5 @@ class HybridModel(nn.Module):
             sites=sites,
             shared=said.shared,
             given=said.given,
+            scalars=None if self.charge_energy is None else found.scalars,
         )

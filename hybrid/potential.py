@@ -21,6 +21,7 @@ from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
 from grahame.electrostatics.constant_potential import ConstantPotentialResult
 from grahame.electrostatics.electrodes import what_is_held
 from grahame.hybrid.boundary_check import PBC, check_frame
+from grahame.hybrid.charge_energy import following, refuse_held_potentials
 from grahame.hybrid.crossing import (
     Linear,
     refuse_following,
@@ -219,21 +220,24 @@ class HybridPotential:
             self._of_solved(near.hardness),
             graph=follows and near.respond is not None,
         )
+        given: dict[str, Any] = {
+            "potentials": potentials,
+            "electrode_charges": electrode_charges,
+            "field": field,
+            "displacement": displacement,
+            "smearing": near.smearing,
+            "exclusions": near.exclusions,
+            "total_charge": self.total_charge,
+        }
         far = self.solver.solve(
             places,
             predicted.charges,
             box,
-            potentials=potentials,
-            electrode_charges=electrode_charges,
-            field=field,
-            displacement=displacement,
-            smearing=near.smearing,
-            exclusions=near.exclusions,
-            total_charge=self.total_charge,
             forces=True,
             stress=stress,
             electronegativity=predicted.electronegativity,
             hardness=predicted.hardness,
+            **given,
         )
         slopes = predicted.slopes(far.energy)
         far = as_arrays(far)
@@ -250,11 +254,24 @@ class HybridPotential:
             exchanged = float(supply @ near.given)
             reservoir += supplied(self._indices, held.by_charge, near.given)
             response = replace(response, given=-supply)
+        local, after = near.energy, None
+        if near.of_charges is not None:
+            if not self._all_by_charge(potentials, electrode_charges):
+                refuse_held_potentials()
+            charges = np.asarray(far.charges)
+            gain, slope = near.of_charges(charges)
+            local += gain
+            constants = self._of_solved(near.electronegativity), self._of_solved(near.hardness)
+            after = following(self.solver, positions, near.charges, box, slope, *constants, stress, **given)
+            response = after.add_to(response, np.concatenate(self._indices), charges)
         forces, virial = near.derivatives(response)
+        if after is not None:
+            forces = forces + after.forces
+            virial = None if virial is None or after.virial is None else virial + after.virial
         return HybridResult(
-            energy=near.energy + float(far.energy) + gained - exchanged,
-            internal_energy=near.energy + float(far.internal_energy) + gained,
-            short_range_energy=near.energy,
+            energy=local + float(far.energy) + gained - exchanged,
+            internal_energy=local + float(far.internal_energy) + gained,
+            short_range_energy=local,
             work=float(far.work) + exchanged,
             field_energy=float(far.field_energy),
             forces=forces + on_atoms(near, far.forces),
@@ -304,17 +321,19 @@ class HybridPotential:
 
     def _check_exchange(self, potentials: Floats | None, electrode_charges: Floats | None) -> None:
         """Refuse held charges everywhere where the electrolyte exchanges charge with the electrodes."""
-        if self.electrodes and isinstance(self.short_range, SeesElectrodes) and self.short_range.exchanges:
-            held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
-            if all(held.by_charge):
-                refuse_exchange()
+        exchanges = isinstance(self.short_range, SeesElectrodes) and self.short_range.exchanges
+        if self.electrodes and exchanges and self._all_by_charge(potentials, electrode_charges):
+            refuse_exchange()
 
     def _field_follows(self, potentials: Floats | None, electrode_charges: Floats | None) -> bool:
         """Whether the field follows the electrodes' charges: finite field with both of them held, now."""
-        if self.coulomb.boundary != "finite-field":
-            return False
-        held = what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu"))
-        return all(held.by_charge)
+        return self.coulomb.boundary == "finite-field" and self._all_by_charge(potentials, electrode_charges)
+
+    def _all_by_charge(self, potentials: Floats | None, electrode_charges: Floats | None) -> bool:
+        """Whether every electrode holds its charge, now."""
+        return all(
+            what_is_held(self.electrodes, potentials, electrode_charges, torch.device("cpu")).by_charge
+        )
 
     def _displacement(self, near: ShortRangeResult, cell: Floats) -> float | None:
         """D that the solver is given: what charges exchange through the cell's faces counts as a part of it."""

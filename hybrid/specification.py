@@ -41,6 +41,8 @@ class ChargeSpec(BaseModel):
         hardness: J of solved atoms before training, V/e; one number, or by element (those not named have 0).
         site_constants: "fixed" (chi = 0, J = hardness), "element", or "environment".
         dipoles: elements whose atoms carry a dipole beside their charge, and the length it stays below (e Å).
+        in_energy: the local energy of an atom depends on its solved charge too (`charge_energy`), as in fourth-generation
+            potentials; potentials cannot be held then.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +60,7 @@ class ChargeSpec(BaseModel):
     dipoles: dict[str, float] = Field(
         default_factory=dict, description="largest atomic dipole of elements that have one, e Å"
     )
+    in_energy: bool = False
 
     @model_validator(mode="after")
     def _dipoles_have_charges_beside_them(self) -> ChargeSpec:
@@ -70,6 +73,11 @@ class ChargeSpec(BaseModel):
             raise ValueError(
                 f"dipoles = {', '.join(self.dipoles)} must be left out with charges of kind {self.kind}: atomic dipoles "
                 "stand beside predicted charges, kind transfer or projected"
+            )
+        if self.in_energy and self.kind != "solved":
+            raise ValueError(
+                f"in_energy = true must be left out with charges of kind {self.kind}: the local energy sees what predicted "
+                "charges are made of already; use kind solved"
             )
         return self
 

@@ -30,6 +30,7 @@ class Response:
         pulls: (m,3) dOmega/d(offset) of the sites: minus the forces on them, eV/Å; None without sites.
         crossing: what Omega gains from `ShortRangeResult.crossing`, see `hybrid.crossing`; None for nothing.
         given: (n,) dOmega/d(given), V, see `hybrid.exchange`; None where nothing is exchanged.
+        solved: (n,) e, all charges, at which `ShortRangeResult.of_charges` counts; None where nothing depends on them.
     """
 
     potential: FloatArray
@@ -38,6 +39,7 @@ class Response:
     pulls: FloatArray | None = None
     crossing: Linear | None = None
     given: FloatArray | None = None
+    solved: FloatArray | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class ShortRangeResult:
             charges are scalars without a path, whose dipole along a periodic direction has no meaning.
         shared: whether predicted charges depend on positions and add up over all atoms only, not over fragments.
         given: (n,) e that the electrolyte has from each solved atom; None where it exchanges nothing with them.
+        of_charges: what `energy` lacks because it depends on solved charges, see `hybrid.charge_energy`: from all charges
+            (n,) e the energy in eV and its slopes (n,) in V; None where nothing depends on them.
     """
 
     energy: float
@@ -95,6 +99,7 @@ class ShortRangeResult:
     crossing: FloatArray | None = None
     shared: bool = False
     given: FloatArray | None = None
+    of_charges: Callable[[FloatArray], tuple[float, FloatArray]] | None = None
 
     def places(self, positions: FloatArray) -> FloatArray:
         """(n+m,3) Å of all charges, those of sites last, from (n,3) of the atoms."""

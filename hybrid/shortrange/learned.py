@@ -142,6 +142,9 @@ class LearnedShortRange:
             ):
                 if value.requires_grad:
                     total = total + (value * torch.as_tensor(weight)).sum()
+            if response.solved is not None:
+                solved = torch.as_tensor(response.solved)
+                total = total + self.model.energy_of_charges(out, graph, solved).sum()
             if out.given is not None and response.given is not None:
                 total = total + (out.given * torch.as_tensor(response.given)).sum()
             if out.sites is not None and response.pulls is not None:
@@ -154,6 +157,13 @@ class LearnedShortRange:
             slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
             virial = None if strain is None else slopes[1][0].numpy()
             return -slopes[0].numpy(), virial
+
+        def of_charges(solved: FloatArray) -> tuple[float, FloatArray]:
+            with torch.enable_grad():
+                q = torch.tensor(solved, requires_grad=True)
+                found = self.model.energy_of_charges(out, graph, q).sum()
+                (slopes,) = torch.autograd.grad(found, q, retain_graph=True)
+            return float(found.detach()), slopes.numpy()
 
         constants = self.model.sites is not None
         hardness = constants or self.model.spec.charges.hard
@@ -171,6 +181,7 @@ class LearnedShortRange:
             crossing=None if crossing is None else crossing[0].detach().numpy(),
             shared=any(out.shared),
             given=None if out.given is None else out.given.detach().numpy(),
+            of_charges=None if self.model.charge_energy is None else of_charges,
         )
 
     def _update(
