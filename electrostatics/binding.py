@@ -16,9 +16,9 @@ from torch import Tensor
 from grahame.electrostatics import accuracy as accuracy_law
 from grahame.electrostatics import cells, checks, exact, slab
 from grahame.electrostatics.accuracy import Parameters
-from grahame.electrostatics.system import System
+from grahame.electrostatics.system import HalfList, System
 from grahame.kernels import reference
-from grahame.kernels.neighbors import NeighborList, Pairs, neighbor_pairs
+from grahame.kernels.neighbors import NeighborList, Pairs, RowPairs, neighbor_pairs
 
 Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -350,6 +350,8 @@ class OnDevice:
 
     def pairs(self, found: Pairs, device: torch.device) -> Triple:
         """The pairs of a neighbour list, which gives the same object until it is made anew."""
+        if device.type == "cpu" and isinstance(found, RowPairs):
+            return HalfList(found)
         if device.type == "cpu":
             return _list_tensors(found, device)
         for pairs, tensors in self._pairs:

@@ -6,10 +6,10 @@
 Every number that the package returns is this energy or a derivative of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -17,8 +17,32 @@ from torch import Tensor
 from grahame.electrostatics import cells, ewald, exact, fields, gaussians, pme, slab
 from grahame.electrostatics.accuracy import Parameters
 from grahame.kernels import dispatch
+from grahame.kernels.neighbors import RowPairs
 
 Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
+class HalfList(tuple[Tensor, Tensor, Tensor]):
+    """A half list on the CPU in the short form of the compiled kernels; i, j, shifts are made when they are read."""
+
+    found: RowPairs
+
+    def __new__(cls, found: RowPairs) -> "HalfList":
+        out = super().__new__(cls, ())
+        out.found = found
+        return out
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (torch.as_tensor(column) for column in (self.found.i, self.found.j, self.found.shifts))
+
+    def __getitem__(self, k: Any) -> Any:
+        return tuple(self)[k]
+
+    def __len__(self) -> int:
+        return 3
+
+    def __bool__(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -33,7 +57,8 @@ class System:
         positions: (n,3) Å; may require gradients, as may cell and smearing.
         cell: (3,3) the user's cell, rows in Å; None for "open".
         smearing: (n,) Gaussian widths in Å.
-        pairs: i, j, shifts in the k-space cell: every pair twice for "exact", once for the others; None for "open".
+        pairs: i, j, shifts in the k-space cell: every pair twice for "exact", once for the others, in a list's short form
+            where the compiled kernels find one; None for "open".
         waves: (m,3) integer triples of the Ewald sum, fixed when the parameters were chosen.
         excluded: i, j, shifts in the user's cell of the pairs whose bare interaction is removed.
     """
@@ -45,7 +70,7 @@ class System:
     positions: Tensor
     cell: Tensor | None
     smearing: Tensor
-    pairs: tuple[Tensor, Tensor, Tensor] | None
+    pairs: Triple | None
     waves: Tensor | None
     excluded: tuple[Tensor, Tensor, Tensor] | None
 
@@ -131,7 +156,7 @@ class System:
         """
         p, fixed, q = self.parameters, self.detached(), charges.detach()
         direct = self.pairs is not None and p.method in ("ewald", "pme") and p.backend != "torch-pme"
-        if not (direct and dispatch.compiled(fixed.positions, q, fixed.smearing)):
+        if not (direct and dispatch.direct(fixed.positions, q, fixed.smearing)):
             with torch.enable_grad():
                 x = fixed.positions.detach().requires_grad_(forces)
                 leaves = [q.requires_grad_(), x] if forces else [q.requires_grad_()]
@@ -147,7 +172,10 @@ class System:
         h = plane.cell
         some = pairs or self.pairs
         assert some is not None
-        parts = [dispatch.pair_derivatives(x, q, h, s, *some, p.splitting, p.cutoff, forces)]
+        if isinstance(some, HalfList):
+            parts = [dispatch.row_derivatives(x, q, h, s, some.found.rows, p.splitting, p.cutoff, forces)]
+        else:
+            parts = [dispatch.pair_derivatives(x, q, h, s, *some, p.splitting, p.cutoff, forces)]
         if self.waves is not None:
             parts.append(dispatch.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
         else:
@@ -158,19 +186,21 @@ class System:
         potential = self._smooth_potential(q)
         energy = 0.5 * (q @ potential)
         for part in parts:
-            energy, potential = energy + part.energy, potential + part.potential
+            energy = energy + part.energy
+            potential += part.potential
         k = self.coulomb_constant
+        potential *= k
         if not forces:
-            return dispatch.First(k * energy, k * potential, None)
-        gradient = torch.zeros_like(x)
-        for part in parts:
-            assert part.gradient is not None
-            gradient += part.gradient
+            return dispatch.First(k * energy, potential, None)
+        gradient, *others = (cast(Tensor, part.gradient) for part in parts)
+        for other in others:
+            gradient += other
         if self.boundary == "slab":
             gradient += slab.slab_gradient(q, plane)
         if self.boundary == "displacement":
             gradient += fields.polarization_gradient(q, plane)
-        return dispatch.First(k * energy, k * potential, k * gradient)
+        gradient *= k
+        return dispatch.First(k * energy, potential, gradient)
 
     def _smooth_potential(self, q: Tensor) -> Tensor:
         """Potential in e/Å of all terms but pairs, waves and exclusions: on-site, background, slab, displacement."""

@@ -10,6 +10,7 @@ depends on nothing but the geometry.
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -17,6 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from grahame.kernels import vectors
 from grahame.kernels.threads import chunks, run
 
 Floats = NDArray[np.float64]
@@ -28,40 +30,74 @@ _MOST_BINS = 4.0  # bins per atom, at most
 _FARTHEST = 1e6  # cells; beyond, positions have lost the digits that forces need
 _DENSEST = 0.15  # atoms per Å³ that memory is taken for at once
 _ROOM = 1.15  # memory taken for pairs, relative to those of a uniform density
+_WIDTH = 8  # atoms that are compared at once
 
 
-def half_pairs(
-    x: Floats, cell: Floats, periodic: tuple[bool, bool, bool], cutoff: float
-) -> tuple[Short, Short, Short]:
-    """i (p,), j (p,) and shifts (p,3) of all pairs with |x_j + S @ cell - x_i| < cutoff, each once.
+@dataclass(frozen=True)
+class PairRows:
+    """A half list in rows: the pairs of one first atom with one lattice shift stand together.
+
+    Atoms are counted by their places in the order of the bins, so that those of one row lie near each other in
+    memory. The atom of place k is moved by -base[k] lattice vectors, and shifts are those between moved atoms.
+
+    Attributes:
+        order: (n,) the atom of every place, in int32 as all but `start`.
+        base: (n,3) lattice vectors taken from the atom of every place.
+        rows: (m,4) place of the first atom and lattice shift of the second ones; rows of one place stand together.
+        start: (m+1,) first pair of every row, in int64.
+        j: (p,) place of the second atom of every pair.
+        near: (k,5) place of the first atom, place and shift of the second, of pairs below the smaller cut-off.
+    """
+
+    order: Short
+    base: Short
+    rows: Short
+    start: Ints
+    j: Short
+    near: Short
+
+    def triples(self) -> tuple[Short, Short, Short]:
+        """i (p,), j (p,) and shifts (p,3) of all pairs, between the atoms as they are."""
+        counts = np.diff(self.start)
+        return self._unsorted(
+            np.repeat(self.rows[:, 0], counts), self.j, np.repeat(self.rows[:, 1:], counts, axis=0)
+        )
+
+    def near_triples(self) -> tuple[Short, Short, Short]:
+        """The same of the pairs in `near`."""
+        return self._unsorted(self.near[:, 0], self.near[:, 1], self.near[:, 2:].copy())
+
+    def _unsorted(self, first: Short, second: Short, shifts: Short) -> tuple[Short, Short, Short]:
+        shifts += self.base[first]
+        shifts -= self.base[second]
+        return self.order[first], self.order[second], shifts
+
+
+def half_rows(
+    x: Floats, cell: Floats, periodic: tuple[bool, bool, bool], cutoff: float, touching: float = 0.0
+) -> PairRows:
+    """All pairs with |x_j + S @ cell - x_i| < cutoff, each once, in one of its two directions.
 
     Args:
         x: (n,3) Å, n > 0.
         cell: (3,3) rows in Å, zero in the directions that do not repeat.
         periodic: which cell vectors repeat the atoms.
         cutoff: Å.
-
-    Returns:
-        Each pair in one of its two directions; those of one i stand together.
+        touching: Å, at most the cut-off; closer pairs are listed in `near` as well.
 
     Raises:
         ValueError: for atoms too many cells away from the origin.
     """
     repeats = np.asarray(periodic, dtype=bool)
     frame = _complete(cell, repeats)
-    fractional = x @ np.linalg.inv(frame)
-    base = np.where(repeats, np.floor(fractional), 0.0)
-    far = np.flatnonzero(np.abs(base).max(axis=1) > _FARTHEST)
-    if len(far):
-        raise ValueError(
-            f"positions[{far[0]}] = {x[far[0]]} Å must lie within {_FARTHEST:g} cells of the origin: "
-            "wrap the atoms into the cell"
-        )
-    fractional -= base
+    inverse = np.ascontiguousarray(np.linalg.inv(frame))
     # Directions that do not repeat are cut where the atoms are.
-    low = np.where(repeats, 0.0, fractional.min(axis=0))
-    width = np.where(repeats, 1.0, np.maximum(fractional.max(axis=0) - low, 1e-9))
-    thickness = width / np.linalg.norm(np.linalg.inv(frame), axis=0)
+    low, width = np.zeros(3), np.ones(3)
+    for d in np.flatnonzero(~repeats):
+        along = x @ inverse[:, d]
+        low[d] = along.min()
+        width[d] = max(along.max() - low[d], 1e-9)
+    thickness = width / np.linalg.norm(inverse, axis=0)
     counts = np.maximum(np.floor(2.0 * thickness / cutoff), 1.0)
     # Far fewer atoms than bins: no use in looking through empty ones.
     divided = counts > 1.0
@@ -70,27 +106,43 @@ def half_pairs(
     # Rounding may put an atom at the edge of a bin into the next one.
     exact = cutoff * counts / thickness + 1e-6
     reach = np.ceil(np.where(repeats, exact, np.minimum(exact, counts))).astype(np.int64)
-    bins = np.clip(((fractional - low) / width * counts).astype(np.int64), 0, counts.astype(np.int64) - 1)
     size = counts.astype(np.int64)
-    start, order = _sort_into_bins(bins, size)
-    wrapped = np.ascontiguousarray((x - base @ frame)[order].T)
-    shifts = np.ascontiguousarray(base.astype(np.int32)[order].T)
+    far, start, order, base, wrapped = _sort_into_bins(x, inverse, frame, repeats, low, counts / width, size)
+    if far >= 0:
+        raise ValueError(
+            f"positions[{far}] = {x[far]} Å must lie within {_FARTHEST:g} cells of the origin: "
+            "wrap the atoms into the cell"
+        )
     density = min(len(x) / max(float(np.prod(thickness)), 1e-9), _DENSEST)
     guess = min(_ROOM * density * 2.0 * np.pi / 3.0 * cutoff**3, len(x))
-    around = int(np.prod(2 * reach + 1)) * int(np.diff(start).max())
+    images = int(np.prod(np.where(repeats, 2 * reach // size + 2, 1)))
+    around = int(np.prod(2 * reach + 1)) * int(np.diff(start).max()) + (images + 1) * _WIDTH
+    places = np.arange(len(x) + _WIDTH, dtype=np.int32)
     parts = _bins_of_chunks(start, len(chunks(len(x), _CHUNK)))
     tasks: list[Callable[[], object]] = [
         partial(
-            _search, a, b, wrapped, frame, shifts, size, reach, repeats, start, order,
-            cutoff * cutoff, int(guess * (start[b] - start[a])) + 1000, around,
+            _search, a, b, wrapped, frame, size, reach, repeats, start, cutoff * cutoff, touching * touching,
+            int(guess * (start[b] - start[a])) + 1000, around, images, places,
         )
         for a, b in parts
     ]  # fmt: skip
-    found = cast(list[tuple[Short, Short, Short]], run(tasks))
-    if len(found) == 1:
-        return found[0]
-    first, second, images = zip(*found)
-    return np.concatenate(first), np.concatenate(second), np.concatenate(images)
+    found = cast(list[tuple[Short, int, Ints, Short, int, Short, int]], run(tasks))
+    rows, starts, j, near, before = [], [np.zeros(1, np.int64)], [], [], 0
+    for row, rows_found, ends, second, pairs_found, close, near_found in found:
+        rows.append(row[: 4 * rows_found].reshape(-1, 4))
+        starts.append(ends[:rows_found] + before)
+        j.append(second[:pairs_found])
+        near.append(close[: 5 * near_found].reshape(-1, 5))
+        before += pairs_found
+    one = len(found) == 1
+    return PairRows(
+        order,
+        base,
+        rows[0].copy() if one else np.concatenate(rows),
+        np.concatenate(starts),
+        j[0] if one else np.concatenate(j),
+        near[0].copy() if one else np.concatenate(near),
+    )
 
 
 def _bins_of_chunks(start: Ints, count: int) -> list[tuple[int, int]]:
@@ -111,120 +163,179 @@ def _complete(cell: Floats, repeats: NDArray[np.bool_]) -> Floats:
     return frame
 
 
-@numba.njit(cache=True, nogil=True)
-def _sort_into_bins(bins: Ints, size: Ints) -> tuple[Ints, Ints]:
-    """First place of every bin (bins + 1,), and the atoms (n,) in the order of their bins."""
-    flat = np.empty(len(bins), np.int64)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _sort_into_bins(
+    x: Floats,
+    inverse: Floats,
+    frame: Floats,
+    repeats: NDArray[np.bool_],
+    low: Floats,
+    scale: Floats,
+    size: Ints,
+) -> tuple[int, Ints, Short, Short, Floats]:
+    """An atom too far away (or -1), first place of every bin (bins + 1,), and by place: atom, base, moved (3,n + 8).
+
+    Limited by the latency of memory: atoms may lie anywhere.
+    """
+    n = len(x)
+    flat = np.empty(n, np.int32)
     start = np.zeros(size[0] * size[1] * size[2] + 1, np.int64)
-    for a in range(len(bins)):
-        flat[a] = (bins[a, 0] * size[1] + bins[a, 1]) * size[2] + bins[a, 2]
-        start[flat[a] + 1] += 1
+    order, base, moved = np.empty(n, np.int32), np.empty((n, 3), np.int32), np.zeros((3, n + _WIDTH))
+    far = -1
+    for a in range(n):
+        bin_of = 0
+        for d in range(3):
+            u = x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]
+            cells = np.floor(u) if repeats[d] else 0.0
+            if far < 0 and abs(cells) > _FARTHEST:
+                far = a
+            u = min(max((u - cells - low[d]) * scale[d], 0.0), size[d] - 1.0)
+            bin_of = bin_of * size[d] + np.int64(u)
+        flat[a] = bin_of
+        start[bin_of + 1] += 1
     for b in range(1, len(start)):
         start[b] += start[b - 1]
     free = start.copy()
-    order = np.empty(len(bins), np.int64)
-    for a in range(len(bins)):
-        order[free[flat[a]]] = a
+    for a in range(n):
+        place = free[flat[a]]
         free[flat[a]] += 1
-    return start, order
+        order[place] = a
+        for d in range(3):
+            u = x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]
+            base[place, d] = np.int32(np.floor(u)) if repeats[d] else 0
+        for e in range(3):
+            moved[e, place] = x[a, e] - (
+                base[place, 0] * frame[0, e] + base[place, 1] * frame[1, e] + base[place, 2] * frame[2, e]
+            )
+    return far, start, order, base, moved
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"}, error_model="numpy")
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
 def _search(
     first: int,
     last: int,
-    wrapped: Floats,
+    moved: Floats,
     h: Floats,
-    base: Short,
     size: Ints,
     reach: Ints,
     repeats: NDArray[np.bool_],
     start: Ints,
-    order: Ints,
     limit: float,
+    touching: float,
     room: int,
     around: int,
-) -> tuple[Short, Short, Short]:
+    images: int,
+    places: Short,
+) -> tuple[Short, int, Ints, Short, int, Short, int]:
     """Pairs of all atoms in the bins first..last with what lies ahead of them.
 
-    Everything around a bin, at most `around` atoms, is copied side by side once, then compared with each of its atoms.
+    Returns rows (of four), their number, their ends, the second atoms, their number, near pairs (of five), their number.
+
+    Everything around a bin, at most `around` atoms, is copied side by side once, image by image, then compared with
+    each of its atoms. Limited by flops: about four distances for each pair that is kept.
     """
-    out_i, out_j, out = np.empty(room, np.int32), np.empty(room, np.int32), np.empty((room, 3), np.int32)
+    # In one dimension, and returned whole with the numbers of entries: less to compile.
+    out = np.empty(room, np.int32)
+    rows = np.empty(8 * (start[last] - start[first]) + 256, np.int32)
+    ends_of_rows = np.empty(2 * (start[last] - start[first]) + 64, np.int64)
+    close = np.empty(80, np.int32)
+    total, row, closest = 0, 0, 0
     n1, n2, n3 = size[0], size[1], size[2]
-    wx, wy, wz = wrapped[0], wrapped[1], wrapped[2]
-    cx, cy, cz = np.empty(around), np.empty(around), np.empty(around)
-    atom, image = np.empty(around, np.int32), np.empty((around, 3), np.int32)
-    squared, near = np.empty(around), np.empty(around, np.int32)
-    total = 0
+    wx, wy, wz = moved[0], moved[1], moved[2]
+    # Not empty: what is compared beyond the end of an image must be a number.
+    cx, cy, cz, place = np.zeros(around), np.zeros(around), np.zeros(around), np.zeros(around, np.int32)
+    begins, ends = np.empty(images, np.int64), np.empty(images, np.int64)
+    image = np.empty((images, 3), np.int32)
     for flat in range(first, last):
-        if start[flat] == start[flat + 1]:
+        own = start[flat]
+        if own == start[flat + 1]:
             continue
         b1, b2, b3 = flat // (n2 * n3), flat // n3 % n2, flat % n3
-        count, own = 0, 0
-        for u in range(b1 - reach[0], b1 + reach[0] + 1):
-            s1 = u // n1
-            if s1 < 0 or (s1 > 0 and not repeats[0]):
-                continue
-            for v in range(b2 - reach[1], b2 + reach[1] + 1):
-                s2 = v // n2
-                if (s1 == 0 and s2 < 0) or (s2 != 0 and not repeats[1]):
-                    continue
-                row = ((u - s1 * n1) * n2 + v - s2 * n2) * n3
-                low, high = b3 - reach[2], b3 + reach[2] + 1
-                if not repeats[2]:
-                    low, high = max(low, 0), min(high, n3)
-                if s1 == 0 and s2 == 0:
-                    low = max(low, 0)
-                while low < high:
-                    # One run: the bins up to the next face of the cell.
-                    s3 = low // n3
-                    end = min(high, (s3 + 1) * n3)
-                    begin, stop = start[row + low - s3 * n3], start[row + end - s3 * n3]
-                    low = end
-                    if s1 == 0 and s2 == 0 and s3 == 0:
-                        begin = max(begin, start[flat])
-                        if begin == start[flat] and begin < stop:
-                            own = count
-                    ox = s1 * h[0, 0] + s2 * h[1, 0] + s3 * h[2, 0]
-                    oy = s1 * h[0, 1] + s2 * h[1, 1] + s3 * h[2, 1]
-                    oz = s1 * h[0, 2] + s2 * h[1, 2] + s3 * h[2, 2]
-                    for k in range(begin, stop):
-                        cx[count], cy[count], cz[count] = wx[k] + ox, wy[k] + oy, wz[k] + oz
-                        atom[count] = order[k]
-                        image[count, 0] = s1 - base[0, k]
-                        image[count, 1] = s2 - base[1, k]
-                        image[count, 2] = s3 - base[2, k]
-                        count += 1
-        for p in range(start[flat], start[flat + 1]):
-            px, py, pz = wx[p], wy[p], wz[p]
-            for k in range(count):
-                dx, dy, dz = cx[k] - px, cy[k] - py, cz[k] - pz
-                squared[k] = dx * dx + dy * dy + dz * dz
-            # The atom itself and those of its bin that come before it.
-            for k in range(own, own + p - start[flat] + 1):
-                squared[k] = np.inf
-            hits = 0
-            for k in range(count):
-                # Written always, kept when near: no branch to mispredict.
-                near[hits] = k
-                hits += 1 if squared[k] < limit else 0
-            if total + hits > len(out_j):
-                out_i, out_j, out = _longer(out_i, out_j, out, total + hits)
-            a, b1p, b2p, b3p = order[p], base[0, p], base[1, p], base[2, p]
-            for c in range(hits):
-                k = near[c]
-                out_i[total + c], out_j[total + c] = a, atom[k]
-                out[total + c, 0] = image[k, 0] + b1p
-                out[total + c, 1] = image[k, 1] + b2p
-                out[total + c, 2] = image[k, 2] + b3p
-            total += hits
-    return out_i[:total], out_j[:total], out[:total]
+        count, found = 0, 0
+        # The cells that the bins around reach into; that of the atom itself comes first, with what lies ahead.
+        for s1 in range(0, (b1 + reach[0]) // n1 + 1 if repeats[0] else 1):
+            low2, high2 = ((b2 - reach[1]) // n2, (b2 + reach[1]) // n2) if repeats[1] else (0, 0)
+            for s2 in range(0 if s1 == 0 else low2, high2 + 1):
+                low3, high3 = ((b3 - reach[2]) // n3, (b3 + reach[2]) // n3) if repeats[2] else (0, 0)
+                for s3 in range(0 if s1 == 0 and s2 == 0 else low3, high3 + 1):
+                    begins[found] = count
+                    ox = vectors.fill(s1 * h[0, 0] + s2 * h[1, 0] + s3 * h[2, 0], _WIDTH)
+                    oy = vectors.fill(s1 * h[0, 1] + s2 * h[1, 1] + s3 * h[2, 1], _WIDTH)
+                    oz = vectors.fill(s1 * h[0, 2] + s2 * h[1, 2] + s3 * h[2, 2], _WIDTH)
+                    low, high = max(b3 - reach[2] - s3 * n3, 0), min(b3 + reach[2] - s3 * n3, n3 - 1)
+                    for u in range(max(b1 - reach[0] - s1 * n1, 0), min(b1 + reach[0] - s1 * n1, n1 - 1) + 1):
+                        for v in range(
+                            max(b2 - reach[1] - s2 * n2, 0), min(b2 + reach[1] - s2 * n2, n2 - 1) + 1
+                        ):
+                            line = (u * n2 + v) * n3
+                            begin, end = start[line + low], start[line + high + 1]
+                            if s1 == 0 and s2 == 0 and s3 == 0:
+                                begin = max(begin, own)
+                            # Eight at once; those beyond the end are overwritten.
+                            for k in range(begin, end, _WIDTH):
+                                c = count + k - begin
+                                vectors.store(cx, c, vectors.axpy(1.0, vectors.load(wx, k, _WIDTH), ox))
+                                vectors.store(cy, c, vectors.axpy(1.0, vectors.load(wy, k, _WIDTH), oy))
+                                vectors.store(cz, c, vectors.axpy(1.0, vectors.load(wz, k, _WIDTH), oz))
+                                vectors.copy_index(place, c, places, k, _WIDTH)
+                            count += max(end - begin, 0)
+                    ends[found] = count
+                    if count > begins[found] or found == 0:
+                        image[found, 0], image[found, 1], image[found, 2] = s1, s2, s3
+                        found += 1
+                        # Farther than anything: what is compared beyond the end of an image.
+                        vectors.store(cx, count, vectors.fill(np.inf, _WIDTH))
+                        count += _WIDTH
+        atoms = start[flat + 1] - own
+        # Here and not below: an array that a loop may replace is counted anew at every turn.
+        if total + atoms * count > len(out):
+            out = _longer(out, atoms * count)
+        if 5 * (closest + atoms * count) > len(close):
+            close = _longer(close, 5 * atoms * count)
+        if 4 * (row + atoms * found) > len(rows):
+            rows = _longer(rows, 4 * atoms * found)
+        if row + atoms * found > len(ends_of_rows):
+            more = np.empty(2 * len(ends_of_rows) + atoms * found, np.int64)
+            for k in range(row):
+                more[k] = ends_of_rows[k]
+            ends_of_rows = more
+        for p in range(own, start[flat + 1]):
+            px, py, pz = vectors.fill(wx[p], _WIDTH), vectors.fill(wy[p], _WIDTH), vectors.fill(wz[p], _WIDTH)
+            for g in range(found):
+                before = total
+                # The atom itself and those of its bin that come before it stand at the beginning.
+                for k in range(begins[g] + (p - own + 1 if g == 0 else 0), ends[g], _WIDTH):
+                    dx, dy, dz = (
+                        vectors.minus(vectors.load(cx, k, _WIDTH), px),
+                        vectors.minus(vectors.load(cy, k, _WIDTH), py),
+                        vectors.minus(vectors.load(cz, k, _WIDTH), pz),
+                    )
+                    squared = vectors.fma(
+                        dz, dz, vectors.fma(dy, dy, vectors.fma(dx, dx, vectors.fill(0.0, _WIDTH)))
+                    )
+                    inside = vectors.below(squared, limit)
+                    vectors.keep_index(out, total, place, k, inside)
+                    total += vectors.count(inside)
+                    touches = vectors.bits(vectors.below(squared, touching))
+                    if touches > 0:
+                        for c in range(_WIDTH):
+                            if touches >> c & 1:
+                                close[5 * closest], close[5 * closest + 1] = p, place[k + c]
+                                for d in range(3):
+                                    close[5 * closest + 2 + d] = image[g, d]
+                                closest += 1
+                if total > before:
+                    rows[4 * row], ends_of_rows[row] = p, total
+                    for d in range(3):
+                        rows[4 * row + 1 + d] = image[g, d]
+                    row += 1
+    return rows, row, ends_of_rows, out, total, close, closest
 
 
 @numba.njit(cache=True, nogil=True)
-def _longer(i: Short, j: Short, shifts: Short, least: int) -> tuple[Short, Short, Short]:
-    """The arrays with room for twice as many pairs, or `least` if that is more."""
-    room = max(2 * len(i), least)
-    out_i, out_j, out = np.empty(room, np.int32), np.empty(room, np.int32), np.empty((room, 3), np.int32)
-    out_i[: len(i)], out_j[: len(i)], out[: len(i)] = i, j, shifts
-    return out_i, out_j, out
+def _longer(array: Short, more: int) -> Short:
+    """The array with room for twice as many entries, or `more` of them if that is more."""
+    out = np.empty(max(2 * len(array), len(array) + more), np.int32)
+    for k in range(len(array)):
+        out[k] = array[k]
+    return out

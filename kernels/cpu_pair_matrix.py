@@ -1,4 +1,4 @@
-"""The pair sum of one geometry as a sparse symmetric matrix, for solvers that apply it to many charges."""
+"""The pair sum of one geometry as a sparse symmetric matrix, for solvers that apply it to many charges; parts of lists."""
 
 from functools import partial
 
@@ -71,6 +71,18 @@ def _product(
         out[j[k]] += f[k] * qi
     if row >= 0:
         out[row] += total
+
+
+@numba.njit(cache=True, nogil=True)
+def pairs_with(marked: NDArray[np.bool_], i: Short, j: Short) -> NDArray[np.int64]:
+    """Places in a list of the pairs with a marked atom, ascending; limited by the memory traffic of the list."""
+    out = np.empty(len(i), np.int64)
+    count = 0
+    for k in range(len(i)):
+        # Written always, kept when marked: no branch to mispredict.
+        out[count] = k
+        count += 1 if marked[i[k]] or marked[j[k]] else 0
+    return out[:count].copy()
 
 
 class PairMatrix:

@@ -5,6 +5,7 @@ exact to double precision. The bare interaction of excluded pairs is the case al
 erfc(0) = 1.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -13,6 +14,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from grahame.kernels import vectors
+from grahame.kernels.cpu_neighbors import PairRows
 from grahame.kernels.pairs import TWO_OVER_SQRT_PI, shift_terms
 from grahame.kernels.threads import chunks, run
 
@@ -24,6 +27,7 @@ _SCALE = 80.0  # intervals of the table per unit
 _END = 6.4  # erfc(6.4) = 1e-19
 BLOCK = 256  # pairs whose intermediate values stay in the cache
 CHUNK = 20_000  # pairs below which a second thread does not pay
+_WIDTH = 8  # distances that are compared at once
 # Everything but the assumption that NaN and infinity never occur.
 #
 # A function that a cached kernel calls must be inlined (`forceinline`). Otherwise it exists twice: as a copy in the
@@ -152,85 +156,185 @@ def pair_kernel(
         f[c] = value - edge - edge_slope * (distance[c] - origin)
 
 
+@numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def _move(
+    begin: int, end: int, x: Floats, q: Floats, h: Floats, order: Short, base: Short, out: Floats
+) -> None:
+    """Positions and charge (n,4) by place: the atoms moved into the cell of the list."""
+    for k in range(begin, end):
+        a, u, v, w = order[k], float(base[k, 0]), float(base[k, 1]), float(base[k, 2])
+        for d in range(3):
+            out[k, d] = x[a, d] - (u * h[0, d] + v * h[1, d] + w * h[2, d])
+        out[k, 3] = q[a]
+
+
 @numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def _chunk(
     first: int,
     last: int,
-    x: Floats,
-    q: Floats,
-    h: Floats,
+    moved: Floats,
     s: Floats,
-    i: Short,
+    axes: Floats,
+    places: Short,
+    rows: Short,
+    start: Ints,
     j: Short,
-    shifts: Short,
     alpha: float,
     limit: float,
     origin: float,
     edge: float,
     edge_slope: float,
-    gaussian: bool,
     table: Floats,
-    force: Floats,
-    potential: Floats,
+    field: Floats,
     cell: Floats,
     width: Floats,
-) -> float:
-    """Energy of the pairs first..last with r² < limit; derivatives are added to the arrays not empty."""
-    want_force, want_potential, want_width = len(force) > 0, len(potential) > 0, len(width) > 0
-    near, vectors, distance = np.empty(BLOCK, np.int64), np.empty((3, BLOCK)), np.empty(BLOCK)
+) -> None:
+    """Adds what the pairs of the rows first..last with r² < limit give; axes (3,4) are the cell's rows and a zero.
+
+    With e = sum over the others of q f(r): field (n,4) by place holds de/dx and e of every atom, cell (3,3) the
+    derivative by the cell at fixed moved positions, width (n,) the one by s; s and width are empty for points.
+    Limited by flops, and by the latency of adding to what the second atoms collect.
+    """
+    gaussian = len(s) > 0
+    between, squared = np.empty((BLOCK, 4)), np.empty(BLOCK)
+    near, distance = np.empty(BLOCK, np.int32), np.empty(BLOCK)
     f, slope, dwidth = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
-    energy = 0.0
-    for begin in range(first, last, BLOCK):
-        end = min(begin + BLOCK, last)
-        count = near_pairs(begin, end, x, h, i, j, shifts, limit, vectors, distance, near)
-        pair_kernel(
-            begin, count, s, i, j, alpha, origin, edge, edge_slope, gaussian, table, near, distance,
-            f, slope, dwidth,
-        )  # fmt: skip
-        row = -1
-        qa = fx = fy = fz = pot = 0.0
+    parts, ends = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
+    collected, zero = np.empty(4), vectors.fill(0.0, 4)
+    flipped = vectors.with_last(vectors.fill(-1.0, 4), 1.0)
+    row = first
+    at = start[first]
+    while row < last:
+        # A block of pairs: all of some rows, or a part of one.
+        begin, filled, segments = at, 0, 0
+        while row < last and filled < BLOCK:
+            take = min(start[row + 1] - at, BLOCK - filled)
+            seen = vectors.load(moved, 4 * rows[row, 0], 4)
+            for d in range(3):
+                seen = vectors.axpy(-float(rows[row, 1 + d]), vectors.load(axes, 4 * d, 4), seen)
+            for c in range(take):
+                vectors.store(
+                    between, 4 * (filled + c), vectors.minus(vectors.load(moved, 4 * j[at + c], 4), seen)
+                )
+            filled += take
+            at += take
+            parts[segments], ends[segments] = row, filled
+            segments += 1
+            if at == start[row + 1]:
+                row += 1
+        for c in range(filled):
+            squared[c] = (
+                between[c, 0] * between[c, 0] + between[c, 1] * between[c, 1] + between[c, 2] * between[c, 2]
+            )
+        for c in range(filled, min(BLOCK, filled + _WIDTH)):
+            squared[c] = np.inf
+        count = 0
+        for c in range(0, filled, _WIDTH):
+            r2 = vectors.load(squared, c, _WIDTH)
+            inside = vectors.below(r2, limit)
+            vectors.keep(distance, count, r2, inside)
+            vectors.keep_index(near, count, places, c, inside)
+            count += vectors.count(inside)
         for c in range(count):
-            k = begin + near[c]
-            a, b = i[k], j[k]
-            if a != row:
-                # Pairs of one i stand together: what the first atom collects is written once per row.
-                if want_force and row >= 0:
-                    force[row, 0] -= fx
-                    force[row, 1] -= fy
-                    force[row, 2] -= fz
-                if want_potential and row >= 0:
-                    potential[row] += pot
-                row, qa = a, q[a]
-                fx = fy = fz = pot = 0.0
-            energy += qa * q[b] * f[c]
-            if want_potential:
-                pot += q[b] * f[c]
-                potential[b] += qa * f[c]
-            if want_force:
-                w = qa * q[b] * slope[c]
-                dx, dy, dz = w * vectors[0, near[c]], w * vectors[1, near[c]], w * vectors[2, near[c]]
-                fx += dx
-                fy += dy
-                fz += dz
-                force[b, 0] += dx
-                force[b, 1] += dy
-                force[b, 2] += dz
-                for d in range(3):
-                    if shifts[k, d] != 0:
-                        cell[d, 0] += shifts[k, d] * dx
-                        cell[d, 1] += shifts[k, d] * dy
-                        cell[d, 2] += shifts[k, d] * dz
-            if want_width and gaussian:
-                w = -qa * q[b] * dwidth[c]
-                width[a] += w * s[a]
-                width[b] += w * s[b]
-        if want_force and row >= 0:
-            force[row, 0] -= fx
-            force[row, 1] -= fy
-            force[row, 2] -= fz
-        if want_potential and row >= 0:
-            potential[row] += pot
-    return energy
+            distance[c] = math.sqrt(distance[c])
+            f[c], slope[c] = _erfc(table, alpha * distance[c])
+            slope[c] *= alpha
+        if gaussian:
+            c = 0
+            for g in range(segments):
+                mine = s[rows[parts[g], 0]]
+                while c < count and near[c] < ends[g]:
+                    other = s[j[begin + near[c]]]
+                    both = mine * mine + other * other
+                    dwidth[c] = 0.0
+                    if both > 0.0:
+                        exponent = 1.0 / math.sqrt(2.0 * both)
+                        if exponent * distance[c] < _END:
+                            value, derivative = _erfc(table, exponent * distance[c])
+                            f[c] -= value
+                            slope[c] -= exponent * derivative
+                            # d/dg of -erfc(g r)/r is -erfc'(g r), and dg/ds_i = -2 g³ s_i.
+                            dwidth[c] = -2.0 * exponent * exponent * exponent * derivative
+                    c += 1
+        for c in range(count):
+            inverse = 1.0 / distance[c]
+            value = f[c] * inverse
+            slope[c] = ((slope[c] - value) * inverse - edge_slope) * inverse
+            f[c] = value - edge - edge_slope * (distance[c] - origin)
+        c = 0
+        for g in range(segments):
+            place = np.int64(rows[parts[g], 0])
+            charge = moved[place, 3]
+            mine = zero
+            while c < count and near[c] < ends[g]:
+                other = np.int64(j[begin + near[c]])
+                pair = vectors.with_last(
+                    vectors.axpy(slope[c], vectors.load(between, 4 * near[c], 4), zero), f[c]
+                )
+                vectors.store(field, 4 * other, vectors.axpy(charge, pair, vectors.load(field, 4 * other, 4)))
+                mine = vectors.axpy(moved[other, 3], pair, mine)
+                if len(width) > 0:
+                    w = -charge * moved[other, 3] * dwidth[c]
+                    width[place] += w * s[place]
+                    width[other] += w * s[other]
+                c += 1
+            vectors.store(field, 4 * place, vectors.fma(mine, flipped, vectors.load(field, 4 * place, 4)))
+            vectors.store(collected, 0, mine)
+            for d in range(3):
+                shift = charge * rows[parts[g], 1 + d]
+                for e in range(3):
+                    cell[d, e] += shift * collected[e]
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+def _collect(
+    moved: Floats, order: Short, base: Short, field: Floats, cell: Floats, gradient: Floats, potential: Floats
+) -> float:
+    """Energy; derivatives by the positions and charges of the atoms as they are, and the cell's completed."""
+    energy = 0.0
+    for k in range(len(order)):
+        a, q, e = order[k], moved[k, 3], 0.0
+        for c in range(len(field)):
+            e += field[c, k, 3]
+        energy += q * e
+        if len(potential) > 0:
+            potential[a] = e
+        if len(gradient) > 0:
+            for d in range(3):
+                g = 0.0
+                for c in range(len(field)):
+                    g += field[c, k, d]
+                gradient[a, d] = q * g
+            for d in range(3):
+                if base[k, d] != 0:
+                    for c in range(3):
+                        cell[d, c] -= base[k, d] * gradient[a, c]
+    return 0.5 * energy
+
+
+@numba.njit(cache=True, nogil=True)
+def _first_pairs(i: Short, j: Short, shifts: Short) -> tuple[Short, Ints]:
+    """Rows and their first pairs of listed pairs: a new one wherever atom or shift change."""
+    rows, start = np.empty((len(i), 4), np.int32), np.empty(len(i) + 1, np.int64)
+    count = 0
+    for k in range(len(i)):
+        same = k > 0 and i[k] == i[k - 1]
+        for d in range(3):
+            same = same and shifts[k, d] == shifts[k - 1, d]
+        if not same:
+            rows[count, 0], start[count] = i[k], k
+            for d in range(3):
+                rows[count, 1 + d] = shifts[k, d]
+            count += 1
+    start[count] = len(i)
+    return rows[:count].copy(), start[: count + 1].copy()
+
+
+def as_rows(atoms: int, i: Short, j: Short, shifts: Short) -> PairRows:
+    """Pairs given by their atoms in the short form: every atom in its own place."""
+    rows, start = _first_pairs(i, j, shifts)
+    none = np.zeros((0, 5), np.int32)
+    return PairRows(np.arange(atoms, dtype=np.int32), np.zeros((atoms, 3), np.int32), rows, start, j, none)
 
 
 def screened(
@@ -238,9 +342,7 @@ def screened(
     q: Floats,
     h: Floats,
     s: Floats,
-    i: Short,
-    j: Short,
-    shifts: Short,
+    pairs: PairRows,
     alpha: float,
     cutoff: float,
     shift: bool,
@@ -252,27 +354,43 @@ def screened(
     edge, slope = shift_terms(alpha, cutoff) if shift else (0.0, 0.0)
     # Unshifted, the cut-off may be infinite: 0 times infinity must not appear.
     limit, origin = cutoff * cutoff, cutoff if shift else 0.0
+    n, order = len(x), pairs.order
     gaussian = bool(s.any())
-    n = len(x)
-    ranges = chunks(len(i), CHUNK)
-    force = np.zeros((len(ranges), n if forces else 0, 3))
-    pot = np.zeros((len(ranges), n if potential else 0))
-    width = np.zeros((len(ranges), n if widths else 0))
-    cell = np.zeros((len(ranges), 3, 3))
-    table = erfc_table()
-    energies = run(
+    spread = s[order] if gaussian else np.empty(0)
+    moved = np.empty((n, 4))
+    run([partial(_move, a, b, x, q, h, order, pairs.base, moved) for a, b in chunks(n, CHUNK)])
+    ranges = _of_equal_length(pairs.start, len(chunks(len(pairs.j), CHUNK)))
+    field = np.zeros((len(ranges), n, 4))
+    width = np.zeros((len(ranges), n if widths and gaussian else 0))
+    cells = np.zeros((len(ranges), 3, 3))
+    table, places = erfc_table(), np.arange(BLOCK, dtype=np.int32)
+    axes = np.hstack([h, np.zeros((3, 1))])
+    run(
         [
             partial(
-                _chunk, a, b, x, q, h, s, i, j, shifts, alpha, limit, origin, edge, slope,
-                gaussian, table, force[c], pot[c], cell[c], width[c],
+                _chunk, a, b, moved, spread, axes, places, pairs.rows, pairs.start, pairs.j, alpha, limit, origin, edge,
+                slope, table, field[c], cells[c], width[c],
             )
             for c, (a, b) in enumerate(ranges)
         ]
     )  # fmt: skip
+    cell = cells.sum(0)
+    gradient, at_atoms = np.empty((n if forces else 0, 3)), np.empty(n if potential else 0)
+    energy = _collect(moved, order, pairs.base, field, cell, gradient, at_atoms)
+    by_width = None
+    if widths:
+        by_width = np.zeros(n)
+        by_width[order] = width.sum(0) if gaussian else 0.0
     return PairDerivatives(
-        float(sum(energies)),  # type: ignore[arg-type]
-        force.sum(0) if forces else None,
-        pot.sum(0) if potential else None,
-        cell.sum(0) if forces else None,
-        width.sum(0) if widths else None,
+        energy,
+        gradient if forces else None,
+        at_atoms if potential else None,
+        cell if forces else None,
+        by_width,
     )
+
+
+def _of_equal_length(start: Ints, count: int) -> list[tuple[int, int]]:
+    """Ranges of rows with about equally many pairs."""
+    edges = [int(np.searchsorted(start[:-1], start[-1] * c // count)) for c in range(count)]
+    return list(itertools.pairwise([*edges, len(start) - 1]))

@@ -1,52 +1,48 @@
-"""B-splines of one order on the CPU: where atoms touch the mesh, charges to the mesh, potentials from it.
+"""B-splines of one order on the CPU: charges to the mesh, potentials from it.
 
-The order is a constant of the compiled code: loops over the few points of an atom are unrolled and run on vector
-registers. With M the splines of `mesh`, an atom at u touches the points first..first + p - 1 modulo n of each direction.
+The order p is a constant of the compiled code, and the p points that an atom touches along one direction are one
+vector. With M the splines of `mesh`, an atom at u touches the points first..first + p - 1 modulo n, first = floor(u)
+- p + 1, of each direction. Their values are polynomials in t = u - floor(u) - 1/2, evaluated where they are
+needed: that takes less time than to read them from memory, and no memory.
+
+Atoms are taken in the order of the rows of the mesh that they touch first. Rows are longer than n3 by at least p - 1
+points, so that an atom near their end needs no special case: `spread` adds what lies there to the beginning of
+the row, and before potentials are gathered the beginning is repeated there.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SplineKernels", "Stencil", "spline_kernels"]
+from grahame.kernels import vectors
+
+__all__ = ["SplineKernels", "sort_by_rows", "spline_kernels"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Short = NDArray[np.int32]
 
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
 @dataclass(frozen=True)
-class Stencil:
-    """Where atoms touch the mesh: points first..first + p - 1 modulo n along each direction.
-
-    Attributes:
-        first: (n,3) first point of each direction, 0 <= first < n_d.
-        values: (n,3,p) B-splines at the points, ascending.
-        slopes: (n,3,p) their derivatives with respect to u, or (n,3,0) where forces are not wanted.
-    """
-
-    first: Ints
-    values: Floats
-    slopes: Floats
-
-
-@dataclass(frozen=True)
 class SplineKernels:
-    """Compiled code of one order; each works on a range of atoms, `spread` on one of planes of the mesh.
+    """Compiled code of one order; `spread` works on a range of planes of the mesh, the others on one of sorted atoms.
 
     Attributes:
-        stencil: (begin, end, x, inverse, mesh, first, values, slopes) fills a stencil.
-        spread: (begin, end, q, first, values, out) spreads all charges on the planes.
-        potential: (begin, end, first, values, phi, potential) at the atoms.
-        gradient: (begin, end, q, inverse, first, values, slopes, phi, potential, gradient), with q times its gradient.
+        polynomials: (2,p,p) coefficients of t^d for every point, of the splines and of their slopes.
+        spread: (begin, end, x, q, inverse, mesh, polynomials, start, atoms, out) spreads the charges on the planes.
+        potential: (begin, end, x, inverse, mesh, polynomials, atoms, phi, potential) at the atoms.
+        gradient: (begin, end, x, inverse, mesh, polynomials, atoms, phi, potential, q, gradient), with q times its
+            gradient.
     """
 
-    stencil: Callable[..., None]
+    polynomials: Floats
     spread: Callable[..., None]
     potential: Callable[..., None]
     gradient: Callable[..., None]
@@ -55,83 +51,126 @@ class SplineKernels:
 @lru_cache(maxsize=16)
 def spline_kernels(order: int) -> SplineKernels:
     """The kernels of an order; compiled when first used, and kept on disk."""
-    return SplineKernels(_stencil(order), _spread(order), _potential(order), _gradient(order))
+    return SplineKernels(_polynomials(order), _spread(order), _potential(order), _gradient(order))
 
 
-def _stencil(order: int) -> Callable[..., None]:
+def _polynomials(order: int) -> Floats:
+    """Coefficients (2,p,p) of t^d, for the points first + c: M_p(t + 1/2 + p - 1 - c) and M_p' there."""
+    half = Fraction(1, 2)
+    # pieces[k][d]: coefficient of t^d of M_p(t + 1/2 + k), raised from p = 2.
+    pieces = [[half, Fraction(1)], [half, Fraction(-1)]]
+    for p in range(3, order + 1):
+        lower = [*pieces, [Fraction(0)] * (p - 1)]
+        pieces = []
+        for k in range(p):
+            # M_p(x) = [x M_{p-1}(x) + (p - x) M_{p-1}(x - 1)]/(p - 1) at x = t + 1/2 + k
+            here, before = lower[k], lower[k - 1] if k > 0 else [Fraction(0)] * (p - 1)
+            x = half + k
+            raised = [Fraction(0)] * p
+            for d in range(p - 1):
+                raised[d] += (x * here[d] + (p - x) * before[d]) / (p - 1)
+                raised[d + 1] += (here[d] - before[d]) / (p - 1)
+            pieces.append(raised)
+    out = np.zeros((2, order, order))
+    for c in range(order):
+        piece = pieces[order - 1 - c]
+        out[0, :, c] = [float(a) for a in piece]
+        out[1, :-1, c] = [float(d * a) for d, a in enumerate(piece)][1:]
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def sort_by_rows(order: int, x: Floats, inverse: Floats, mesh: Ints) -> tuple[Ints, Short]:
+    """First place of every plane (n1 + 1,) and the atoms (n,) in the order of the rows that they touch first.
+
+    Limited by the latency of memory: atoms may lie anywhere.
+    """
+    n1, n2 = mesh[0], mesh[1]
+    row = np.empty(len(x), np.int32)
+    free = np.zeros(n1 * n2 + 1, np.int64)
+    for a in range(len(x)):
+        u = (x[a, 0] * inverse[0, 0] + x[a, 1] * inverse[1, 0] + x[a, 2] * inverse[2, 0]) * n1
+        v = (x[a, 0] * inverse[0, 1] + x[a, 1] * inverse[1, 1] + x[a, 2] * inverse[2, 1]) * n2
+        l1 = (np.int64(np.floor(u)) - (order - 1)) % n1
+        row[a] = l1 * n2 + (np.int64(np.floor(v)) - (order - 1)) % n2
+        free[row[a] + 1] += 1
+    for k in range(n1 * n2):
+        free[k + 1] += free[k]
+    start = free[::n2].copy()
+    atoms = np.empty(len(x), np.int32)
+    for a in range(len(x)):
+        atoms[free[row[a]]] = a
+        free[row[a]] += 1
+    return start, atoms
+
+
+def _spread(order: int) -> Callable[..., None]:
     @numba.njit(cache=True, nogil=True, fastmath=_FAST)
     def kernel(
         begin: int,
         end: int,
         x: Floats,
+        q: Floats,
         inverse: Floats,
         mesh: Ints,
-        first: Ints,
-        values: Floats,
-        slopes: Floats,
+        polynomials: Floats,
+        start: Ints,
+        atoms: Short,
+        out: Floats,
     ) -> None:
-        m = np.zeros(order + 1)
-        for a in range(begin, end):
-            for d in range(3):
-                u = (x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]) * mesh[d]
-                floor = np.floor(u)
-                w = u - floor
-                first[a, d] = (np.int64(floor) - (order - 1)) % mesh[d]
-                # m[k] = M_p(w + k), raised from p = 2; the last place stays 0 as M_p(w + p).
-                m[0], m[1] = w, 1.0 - w
-                for k in range(2, order + 1):
-                    m[k] = 0.0
-                for p in range(3, order):
-                    scale = 1.0 / (p - 1)
-                    for k in range(p - 1, 0, -1):
-                        m[k] = ((w + k) * m[k] + (p - w - k) * m[k - 1]) * scale
-                    m[0] *= w * scale
-                # Point l = first + c carries M_p(u - l), u - l = w + p - 1 - c.
-                if slopes.shape[2] > 0:
-                    slopes[a, d, order - 1] = m[0]
-                    for k in range(1, order):
-                        slopes[a, d, order - 1 - k] = m[k] - m[k - 1]
-                scale = 1.0 / (order - 1)
-                for k in range(order - 1, 0, -1):
-                    values[a, d, order - 1 - k] = ((w + k) * m[k] + (order - w - k) * m[k - 1]) * scale
-                values[a, d, order - 1] = w * m[0] * scale
-
-    compiled: Callable[..., None] = kernel
-    return compiled
-
-
-def _spread(order: int) -> Callable[..., None]:
-    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-    def kernel(begin: int, end: int, q: Floats, first: Ints, values: Floats, out: Floats) -> None:
-        n1, n2, n3 = out.shape
+        # Limited by stores: every row of an atom's points is read and written once.
+        n1, n2, n3 = mesh[0], mesh[1], mesh[2]
         flat = out.reshape(-1)
-        line = np.empty(order)
-        out[begin:end] = 0.0
-        for a in range(len(q)):
-            if q[a] == 0.0:
-                continue
-            l3 = first[a, 2]
-            inside = l3 + order <= n3
-            for i in range(order):
-                l1 = (first[a, 0] + i) % n1
-                if l1 < begin or l1 >= end:
+        row_length = out.shape[2]
+        values = np.empty((2, order))
+        first, t = np.empty(3, np.int64), np.empty(3)
+        # Planes below 0 are those at the end: every point adds its atoms in one order, whoever owns it.
+        for plane in range(begin - order + 1, end):
+            here = plane % n1
+            if plane + order - 1 < end:
+                out[plane + order - 1] = 0.0
+            for place in range(start[here], start[here + 1]):
+                a = atoms[place]
+                if q[a] == 0.0:
                     continue
-                charge = q[a] * values[a, 0, i]
-                for k in range(order):
-                    line[k] = charge * values[a, 2, k]
-                l2 = first[a, 1]
-                for j in range(order):
-                    row = (l1 * n2 + l2) * n3
-                    t = values[a, 1, j]
-                    if inside:
-                        for k in range(order):
-                            flat[row + l3 + k] += t * line[k]
-                    else:
-                        for k in range(order):
-                            flat[row + (l3 + k) % n3] += t * line[k]
-                    l2 += 1
-                    if l2 == n2:
-                        l2 = 0
+                for d in range(3):
+                    u = (x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]) * mesh[
+                        d
+                    ]
+                    floor = np.floor(u)
+                    t[d] = u - floor - 0.5
+                    first[d] = (np.int64(floor) - (order - 1)) % mesh[d]
+                if first[0] != here:
+                    # On a plane, where products and sums that are rounded once or twice fall on both sides.
+                    t[0] += 1.0 if first[0] == (here + 1) % n1 else -1.0
+                top = (order - 1) * order
+                one = two = line = vectors.load(polynomials, top, order)
+                for d in range(1, order):
+                    c = vectors.load(polynomials, top - d * order, order)
+                    one, two, line = (
+                        vectors.axpy(t[0], one, c),
+                        vectors.axpy(t[1], two, c),
+                        vectors.axpy(t[2], line, c),
+                    )
+                vectors.store(values, 0, one)
+                vectors.store(values, order, two)
+                for i in range(max(0, begin - plane), min(order, end - plane)):
+                    charge = q[a] * values[0, i]
+                    l1, l2 = (plane + i) * n2, first[1]
+                    for j in range(order):
+                        point = (l1 + l2) * row_length + first[2]
+                        vectors.store(
+                            flat,
+                            point,
+                            vectors.axpy(charge * values[1, j], line, vectors.load(flat, point, order)),
+                        )
+                        l2 += 1
+                        if l2 == n2:
+                            l2 = 0
+            if plane >= begin:
+                for l2 in range(n2):
+                    for k in range(n3, n3 + order - 1):
+                        out[plane, l2, k % n3] += out[plane, l2, k]
 
     compiled: Callable[..., None] = kernel
     return compiled
@@ -139,34 +178,57 @@ def _spread(order: int) -> Callable[..., None]:
 
 def _potential(order: int) -> Callable[..., None]:
     @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-    def kernel(begin: int, end: int, first: Ints, values: Floats, phi: Floats, potential: Floats) -> None:
+    def kernel(
+        begin: int,
+        end: int,
+        x: Floats,
+        inverse: Floats,
+        mesh: Ints,
+        polynomials: Floats,
+        atoms: Short,
+        phi: Floats,
+        potential: Floats,
+    ) -> None:
+        # Limited by loads: order² rows of the mesh for every atom.
         n1, n2, n3 = phi.shape
         flat = phi.reshape(-1)
-        for a in range(begin, end):
-            total = 0.0
-            l1, l3 = first[a, 0], first[a, 2]
-            inside = l3 + order <= n3
+        values = np.empty((2, order))
+        first, t = np.empty(3, np.int64), np.empty(3)
+        for place in range(begin, end):
+            a = atoms[place]
+            for d in range(3):
+                u = (x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]) * mesh[d]
+                floor = np.floor(u)
+                t[d] = u - floor - 0.5
+                first[d] = (np.int64(floor) - (order - 1)) % mesh[d]
+            top = (order - 1) * order
+            one = two = line = vectors.load(polynomials, top, order)
+            for d in range(1, order):
+                c = vectors.load(polynomials, top - d * order, order)
+                one, two, line = (
+                    vectors.axpy(t[0], one, c),
+                    vectors.axpy(t[1], two, c),
+                    vectors.axpy(t[2], line, c),
+                )
+            vectors.store(values, 0, one)
+            vectors.store(values, order, two)
+            total = vectors.fill(0.0, order)
+            l1 = first[0]
             for i in range(order):
-                plane = 0.0
-                l2 = first[a, 1]
+                plane = vectors.fill(0.0, order)
+                l2 = first[1]
                 for j in range(order):
-                    row = (l1 * n2 + l2) * n3
-                    line = 0.0
-                    if inside:
-                        for k in range(order):
-                            line += flat[row + l3 + k] * values[a, 2, k]
-                    else:
-                        for k in range(order):
-                            line += flat[row + (l3 + k) % n3] * values[a, 2, k]
-                    plane += line * values[a, 1, j]
+                    plane = vectors.axpy(
+                        values[1, j], vectors.load(flat, (l1 * n2 + l2) * n3 + first[2], order), plane
+                    )
                     l2 += 1
                     if l2 == n2:
                         l2 = 0
-                total += plane * values[a, 0, i]
+                total = vectors.axpy(values[0, i], plane, total)
                 l1 += 1
                 if l1 == n1:
                     l1 = 0
-            potential[a] = total
+            potential[a] = vectors.dot(total, line)
 
     compiled: Callable[..., None] = kernel
     return compiled
@@ -177,52 +239,73 @@ def _gradient(order: int) -> Callable[..., None]:
     def kernel(
         begin: int,
         end: int,
-        q: Floats,
+        x: Floats,
         inverse: Floats,
-        first: Ints,
-        values: Floats,
-        slopes: Floats,
+        mesh: Ints,
+        polynomials: Floats,
+        atoms: Short,
         phi: Floats,
         potential: Floats,
+        q: Floats,
         gradient: Floats,
     ) -> None:
+        # Limited by loads and their latency: order² rows of the mesh for every atom.
         n1, n2, n3 = phi.shape
         flat = phi.reshape(-1)
-        for a in range(begin, end):
-            total = g1 = g2 = g3 = 0.0
-            l1, l3 = first[a, 0], first[a, 2]
-            inside = l3 + order <= n3
+        values = np.empty((4, order))
+        first, t = np.empty(3, np.int64), np.empty(3)
+        for place in range(begin, end):
+            a = atoms[place]
+            for d in range(3):
+                u = (x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]) * mesh[d]
+                floor = np.floor(u)
+                t[d] = u - floor - 0.5
+                first[d] = (np.int64(floor) - (order - 1)) % mesh[d]
+            top = (order - 1) * order
+            one = two = line = vectors.load(polynomials, top, order)
+            slope1 = slope2 = slope3 = vectors.load(polynomials, top + order * order, order)
+            for d in range(1, order):
+                c, s = (
+                    vectors.load(polynomials, top - d * order, order),
+                    vectors.load(polynomials, top + (order - d) * order, order),
+                )
+                one, two, line = (
+                    vectors.axpy(t[0], one, c),
+                    vectors.axpy(t[1], two, c),
+                    vectors.axpy(t[2], line, c),
+                )
+                slope1, slope2, slope3 = (
+                    vectors.axpy(t[0], slope1, s),
+                    vectors.axpy(t[1], slope2, s),
+                    vectors.axpy(t[2], slope3, s),
+                )
+            vectors.store(values, 0, one)
+            vectors.store(values, order, two)
+            vectors.store(values, 2 * order, slope1)
+            vectors.store(values, 3 * order, slope2)
+            # The sums over the first two directions, still resolved along the third.
+            total = along1 = along2 = vectors.fill(0.0, order)
+            l1 = first[0]
             for i in range(order):
-                plane = plane2 = plane3 = 0.0
-                l2 = first[a, 1]
+                plane = plane2 = vectors.fill(0.0, order)
+                l2 = first[1]
                 for j in range(order):
-                    row = (l1 * n2 + l2) * n3
-                    line = line3 = 0.0
-                    if inside:
-                        for k in range(order):
-                            line += flat[row + l3 + k] * values[a, 2, k]
-                            line3 += flat[row + l3 + k] * slopes[a, 2, k]
-                    else:
-                        for k in range(order):
-                            line += flat[row + (l3 + k) % n3] * values[a, 2, k]
-                            line3 += flat[row + (l3 + k) % n3] * slopes[a, 2, k]
-                    plane += line * values[a, 1, j]
-                    plane2 += line * slopes[a, 1, j]
-                    plane3 += line3 * values[a, 1, j]
+                    row = vectors.load(flat, (l1 * n2 + l2) * n3 + first[2], order)
+                    plane = vectors.axpy(values[1, j], row, plane)
+                    plane2 = vectors.axpy(values[3, j], row, plane2)
                     l2 += 1
                     if l2 == n2:
                         l2 = 0
-                total += plane * values[a, 0, i]
-                g1 += plane * slopes[a, 0, i]
-                g2 += plane2 * values[a, 0, i]
-                g3 += plane3 * values[a, 0, i]
+                total = vectors.axpy(values[0, i], plane, total)
+                along1 = vectors.axpy(values[2, i], plane, along1)
+                along2 = vectors.axpy(values[0, i], plane2, along2)
                 l1 += 1
                 if l1 == n1:
                     l1 = 0
-            potential[a] = total
-            g1 *= q[a] * n1
-            g2 *= q[a] * n2
-            g3 *= q[a] * n3
+            potential[a] = vectors.dot(total, line)
+            g1 = q[a] * mesh[0] * vectors.dot(along1, line)
+            g2 = q[a] * mesh[1] * vectors.dot(along2, line)
+            g3 = q[a] * mesh[2] * vectors.dot(total, slope3)
             for d in range(3):
                 gradient[a, d] = inverse[d, 0] * g1 + inverse[d, 1] * g2 + inverse[d, 2] * g3
 

@@ -2,7 +2,8 @@
 
 Energies are in e²/Å (without the Coulomb constant) for charges in e and lengths in Å. They are 0-d tensors,
 differentiable twice with respect to positions, charges, cell and widths. Tensors in float64 on the CPU are
-served by the compiled kernels, all others by the plain formulas in torch.
+served by the compiled kernels, all others by the plain formulas in torch; `backend("triton")` asks for the kernels
+of `gpu` on a GPU.
 
 `*_operator` binds a geometry and returns the function charges -> dE/dcharges, for solvers that need it for
 many charges; `*_potential` does so once. Both take numpy arrays or tensors, return the same kind as the
@@ -18,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.kernels import cpu_mesh, cpu_pairs, cpu_structure_factor, mesh, pairs, structure_factor
+from grahame.kernels import cpu_mesh, cpu_pairs, cpu_structure_factor, gpu, mesh, pairs, structure_factor
+from grahame.kernels.cpu_neighbors import PairRows
 from grahame.kernels.cpu_pair_matrix import PairMatrix
 from grahame.kernels.operators import (
     Kernel,
@@ -36,6 +38,7 @@ __all__ = [
     "First",
     "backend",
     "compiled",
+    "direct",
     "ewald_derivatives",
     "ewald_energy",
     "ewald_operator",
@@ -53,6 +56,7 @@ __all__ = [
     "pair_energy",
     "pair_operator",
     "pair_potential",
+    "row_derivatives",
 ]
 
 Floats = NDArray[np.float64]
@@ -65,7 +69,10 @@ Derivatives = tuple[float, tuple[Floats | None, ...]]
 
 @dataclass(frozen=True)
 class First:
-    """Energy in e²/Å, its derivatives by the charges (n,) in e/Å and, where wanted, by the positions (n,3) in e²/Å²."""
+    """Energy in e²/Å, its derivatives by the charges (n,) in e/Å and, where wanted, by the positions (n,3) in e²/Å².
+
+    The energy is in float64 where the kernels give it, of float32 charges too.
+    """
 
     energy: Tensor
     potential: Tensor
@@ -112,6 +119,11 @@ def pair_energy(
     Source: P. P. Ewald, Ann. Phys. 369, 253 (1921); the shift: Fennell and Gezelter, J. Chem. Phys. 124,
     234104 (2006).
     """
+    if gpu.serves(positions, charges, cell, smearing):
+        lists = (pairs_i, pairs_j, shifts, alpha, cutoff, shift)
+        return gpu.evaluate(
+            gpu.pair_formula(*lists), gpu.pair_kernel(*lists), positions, charges, cell, smearing
+        )
     if not compiled(positions, charges, cell, smearing):
         i, j, s = _tensors(positions.device, pairs_i, pairs_j, shifts)
         return pairs.screened_energy(positions, charges, cell, smearing, i, j, s, alpha, cutoff, shift)
@@ -141,6 +153,9 @@ def exclusion_energy(
     Returns:
         0-d tensor in e²/Å.
     """
+    if gpu.serves(positions, charges, cell, smearing):
+        formula, kernel = gpu.exclusion_formula(i, j, shifts), gpu.exclusion_kernel(i, j, shifts)
+        return -gpu.evaluate(formula, kernel, positions, charges, cell, smearing)
     if not compiled(positions, charges, cell, smearing):
         a, b, s = _tensors(positions.device, i, j, shifts)
         return -pairs.bare_energy(positions, charges, cell, smearing, a, b, s)
@@ -195,6 +210,9 @@ def mesh_energy(
     Source: Essmann, Perera, Berkowitz, Darden, Lee and Pedersen, J. Chem. Phys. 103, 8577 (1995).
     """
     size = _checked_mesh(mesh, order)
+    if gpu.serves(positions, charges, cell):
+        spline = (alpha, size, order)
+        return gpu.evaluate(gpu.mesh_formula(*spline), gpu.mesh_kernel(*spline), positions, charges, cell)
     if not compiled(positions, charges, cell):
         return _mesh_formula(positions, charges, cell, alpha, size, order)
 
@@ -202,6 +220,11 @@ def mesh_energy(
         return _mesh_formula(x, q, h, alpha, size, order)
 
     return evaluate(formula, _mesh_kernel(alpha, size, order), positions, charges, cell)
+
+
+def direct(*tensors: Tensor) -> bool:
+    """Whether kernels give the `*_derivatives` of sums over these tensors."""
+    return gpu.serves(*tensors) or compiled(*tensors)
 
 
 def pair_derivatives(
@@ -216,9 +239,26 @@ def pair_derivatives(
     cutoff: float,
     forces: bool,
 ) -> First:
-    """`pair_energy` with its first derivatives, of tensors that the compiled kernels serve; nothing keeps a graph."""
-    kernel = _pair_kernel(pairs_i, pairs_j, shifts, alpha, cutoff, True)
+    """`pair_energy` with its first derivatives, where `direct` holds; nothing keeps a graph."""
+    if gpu.serves(positions, charges, cell, smearing):
+        on_device = gpu.pair_kernel(pairs_i, pairs_j, shifts, alpha, cutoff, True)
+        return First(*gpu.first(on_device, (positions, charges, cell, smearing), forces))
+    kernel = _pair_kernel((pairs_i, pairs_j, shifts), alpha, cutoff, True)
     return _first(kernel, (positions, charges, cell, smearing), forces)
+
+
+def row_derivatives(
+    positions: Tensor,
+    charges: Tensor,
+    cell: Tensor,
+    smearing: Tensor,
+    rows: PairRows,
+    alpha: float,
+    cutoff: float,
+    forces: bool,
+) -> First:
+    """`pair_derivatives` of a list in its short form, of tensors that the compiled kernels serve."""
+    return _first(_pair_kernel(rows, alpha, cutoff, True), (positions, charges, cell, smearing), forces)
 
 
 def exclusion_derivatives(
@@ -232,7 +272,10 @@ def exclusion_derivatives(
     forces: bool,
 ) -> First:
     """`exclusion_energy` with its first derivatives; as `pair_derivatives`."""
-    kernel = _pair_kernel(i, j, shifts, 0.0, np.inf, False)
+    if gpu.serves(positions, charges, cell, smearing):
+        on_device = gpu.exclusion_kernel(i, j, shifts)
+        return First(*gpu.first(on_device, (positions, charges, cell, smearing), forces, -1.0))
+    kernel = _pair_kernel((i, j, shifts), 0.0, np.inf, False)
     return _first(kernel, (positions, charges, cell, smearing), forces, -1.0)
 
 
@@ -240,6 +283,9 @@ def ewald_derivatives(
     positions: Tensor, charges: Tensor, cell: Tensor, alpha: float, kvectors: Indices, forces: bool
 ) -> First:
     """`ewald_energy` with its first derivatives; as `pair_derivatives`."""
+    if gpu.serves(positions, charges, cell):
+        on_device = gpu.ewald_kernel(alpha, kvectors)
+        return First(*gpu.first(on_device, (positions, charges, cell), forces))
     return _first(_wave_kernel(alpha, indices(kvectors)), (positions, charges, cell), forces)
 
 
@@ -253,6 +299,9 @@ def mesh_derivatives(
     forces: bool,
 ) -> First:
     """`mesh_energy` with its first derivatives; as `pair_derivatives`."""
+    if gpu.serves(positions, charges, cell):
+        on_device = gpu.mesh_kernel(alpha, _checked_mesh(mesh, order), order)
+        return First(*gpu.first(on_device, (positions, charges, cell), forces))
     return _first(_mesh_kernel(alpha, _checked_mesh(mesh, order), order), (positions, charges, cell), forces)
 
 
@@ -318,6 +367,8 @@ def mesh_operator(
     """charges (n,) -> dE/dcharges (n,) in e/Å of `mesh_energy`; the B-splines are evaluated once."""
     size = _checked_mesh(mesh, order)
     x, h = _float_tensors(positions, cell)
+    if gpu.serves(x, h):
+        return _on_tensors(gpu.mesh_potential(x, h, alpha, size, order), x)
     if compiled(x, h):
         waves = cpu_mesh.MeshSum(array(x), array(h), alpha, size, order, forces=False)
         return _on_arrays(lambda q: cast(Floats, waves(q, False, True, False).charges))
@@ -385,19 +436,20 @@ def _compiled_pairs(
         a, b, c = (torch.from_numpy(pair_indices(v)).long() for v in (pairs_i, pairs_j, shifts))
         return pairs.screened_energy(x, q, h, s, a, b, c, alpha, cutoff, shift)
 
-    kernel = _pair_kernel(pairs_i, pairs_j, shifts, alpha, cutoff, shift)
+    kernel = _pair_kernel((pairs_i, pairs_j, shifts), alpha, cutoff, shift)
     return evaluate(formula, kernel, positions, charges, cell, smearing)
 
 
 def _pair_kernel(
-    pairs_i: Indices, pairs_j: Indices, shifts: Indices, alpha: float, cutoff: float, shift: bool
+    listed: PairRows | tuple[Indices, Indices, Indices], alpha: float, cutoff: float, shift: bool
 ) -> Kernel:
-    i, j, t = pair_indices(pairs_i), pair_indices(pairs_j), pair_indices(shifts)
-
     def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
         x, q, h, s = inputs
         forces = wanted[0] or wanted[2]
-        d = cpu_pairs.screened(x, q, h, s, i, j, t, alpha, cutoff, shift, forces, wanted[1], wanted[3])
+        rows = (
+            listed if isinstance(listed, PairRows) else cpu_pairs.as_rows(len(x), *map(pair_indices, listed))
+        )
+        d = cpu_pairs.screened(x, q, h, s, rows, alpha, cutoff, shift, forces, wanted[1], wanted[3])
         return d.energy, (d.positions, d.charges, d.cell, d.smearing)
 
     return kernel
@@ -427,10 +479,14 @@ def _first(kernel: Kernel, inputs: tuple[Tensor, ...], forces: bool, sign: float
     energy, found = kernel([array(t) for t in inputs], wanted)
     gradient, potential = found[0], found[1]
     assert potential is not None
+    if sign != 1.0:
+        potential *= sign
+    if gradient is not None and sign != 1.0:
+        gradient *= sign
     return First(
         torch.tensor(sign * energy, dtype=torch.float64),
-        sign * torch.from_numpy(potential),
-        None if gradient is None or not forces else sign * torch.from_numpy(gradient),
+        torch.from_numpy(potential),
+        None if gradient is None or not forces else torch.from_numpy(gradient),
     )
 
 

@@ -76,7 +76,7 @@ def wave_vectors(cell: Tensor, mesh: Mesh) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _axis_factors(n: int, order: int, device: torch.device) -> Tensor:
+def axis_factors(n: int, order: int, device: torch.device) -> Tensor:
     """D(m)^-2 of one direction, 0 at the edge; made on the CPU and kept on the device."""
     square = interpolation_factors(n, order) ** -2
     if n % 2 == 0:
@@ -92,7 +92,7 @@ def _sizes(mesh: Mesh, dtype: torch.dtype, device: torch.device) -> Tensor:
 def mesh_factors(mesh: Mesh, order: int, device: torch.device) -> Tensor:
     """[D(m1) D(m2) D(m3)]^-2 times how often the stored wave counts (1 or 2), 0 for G = 0 and the edges."""
     n3 = mesh[2]
-    squares = [_axis_factors(n, order, device) for n in mesh]
+    squares = [axis_factors(n, order, device) for n in mesh]
     twice = torch.full((n3 // 2 + 1,), 2.0, dtype=torch.float64, device=device)
     twice[0] = 1.0
     out = torch.einsum("i,j,k->ijk", squares[0], squares[1], squares[2][: n3 // 2 + 1] * twice)

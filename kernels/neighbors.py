@@ -8,14 +8,16 @@ on the geometry alone, so sums over a list do not depend on how many threads fou
 Full lists are found by vesin; half lists, the ones that molecular dynamics waits for, by `cpu_neighbors`.
 """
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numba
 import numpy as np
 import vesin
 from numpy.typing import NDArray
 
-from grahame.kernels.cpu_neighbors import half_pairs
+from grahame.kernels.cpu_neighbors import PairRows, half_rows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -38,6 +40,31 @@ class Pairs:
     shifts: Ints
 
 
+class RowPairs(Pairs):
+    """A half list in the short form of the compiled kernels; the arrays are made when they are asked for, and kept."""
+
+    def __init__(self, rows: PairRows) -> None:
+        object.__setattr__(self, "rows", rows)
+
+    rows: PairRows
+
+    @cached_property
+    def _triples(self) -> tuple[Ints, Ints, Ints]:
+        return self.rows.triples()
+
+    @property
+    def i(self) -> Ints:
+        return self._triples[0]
+
+    @property
+    def j(self) -> Ints:
+        return self._triples[1]
+
+    @property
+    def shifts(self) -> Ints:
+        return self._triples[2]
+
+
 def neighbor_pairs(
     positions: Floats, cell: Floats, periodic: tuple[bool, bool, bool], cutoff: float, half: bool = True
 ) -> Pairs:
@@ -58,18 +85,12 @@ def neighbor_pairs(
         ValueError: for positions or cells that are not finite, a cut-off that is not positive, and repeating
             cell vectors that are zero or linearly dependent.
     """
-    x = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
-    h = _repeating_rows(np.asarray(cell, dtype=np.float64).reshape(3, 3), periodic)
-    if not (np.isfinite(cutoff) and cutoff > 0.0):
-        raise ValueError(f"cutoff = {cutoff} Å must be positive and finite: give a length such as 6.0")
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
-    if len(bad):
-        raise ValueError(f"positions[{bad[0]}] = {x[bad[0]]} Å must be finite: check the structure")
+    x, h = _checked(positions, cell, periodic, cutoff)
     if len(x) == 0:
         empty = np.zeros(0, dtype=np.int32)
         return Pairs(empty, empty, empty.reshape(0, 3))
     if half:
-        return Pairs(*half_pairs(x, h, periodic, float(cutoff)))
+        return Pairs(*half_rows(x, h, periodic, float(cutoff)).triples())
     finder = vesin.NeighborList(cutoff=float(cutoff), full_list=True, sorted=False)
     # The arrays are the finder's own memory: sorting copies them.
     i, j, s = finder.compute(
@@ -78,15 +99,19 @@ def neighbor_pairs(
     return Pairs(*_sorted(i, j, s, len(x)))
 
 
-@numba.njit(cache=True, nogil=True)
-def _squared_lengths(i: Ints, j: Ints, shifts: Ints, x: Floats, h: Floats) -> Floats:
-    out = np.zeros(len(i))
-    for k in range(len(i)):
-        a, b, s = i[k], j[k], shifts[k]
-        for d in range(3):
-            v = x[b, d] - x[a, d] + s[0] * h[0, d] + s[1] * h[1, d] + s[2] * h[2, d]
-            out[k] += v * v
-    return out
+def _checked(
+    positions: Floats, cell: Floats, periodic: tuple[bool, bool, bool], cutoff: float
+) -> tuple[Floats, Floats]:
+    """Positions and the repeating rows of the cell, after all that can be wrong with them."""
+    x = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
+    h = _repeating_rows(np.asarray(cell, dtype=np.float64).reshape(3, 3), periodic)
+    if not (np.isfinite(cutoff) and cutoff > 0.0):
+        raise ValueError(f"cutoff = {cutoff} Å must be positive and finite: give a length such as 6.0")
+    if not np.isfinite(x.sum()):
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+        if len(bad):
+            raise ValueError(f"positions[{bad[0]}] = {x[bad[0]]} Å must be finite: check the structure")
+    return x, h
 
 
 def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
@@ -174,6 +199,8 @@ class NeighborList:
         self.builds = 0
         self._pairs: Pairs | None = None
         self._near: Pairs | None = None
+        self._shortest = math.inf
+        self._farthest = 0.0
         self._positions: Floats = np.zeros((0, 3))
         self._cell: Floats = np.zeros((3, 3))
         self._periodic = (False, False, False)
@@ -211,19 +238,14 @@ class NeighborList:
         Returns:
             i, j, length.
         """
-        assert self._pairs is not None
-        p = self._pairs
-        if self._near is None:
-            # No others can have come this close while the list was kept.
-            squared = _squared_lengths(p.i, p.j, p.shifts, self._positions, self._cell)
-            near = np.flatnonzero(squared < (self.skin + _TOUCHING) ** 2)
-            self._near = Pairs(p.i[near], p.j[near], p.shifts[near])
-        near_ones = self._near
-        squared = _squared_lengths(near_ones.i, near_ones.j, near_ones.shifts, positions, cell)
+        near = self._near
+        if near is None or self._shortest - 2.0 * self._farthest > _TOUCHING:
+            return -1, -1, np.inf
+        squared = _squared_lengths(near, positions, cell)
         if len(squared) == 0 or squared.min() > _TOUCHING**2:
             return -1, -1, np.inf
         k = int(squared.argmin())
-        return int(near_ones.i[k]), int(near_ones.j[k]), float(np.sqrt(squared[k]))
+        return int(near.i[k]), int(near.j[k]), float(np.sqrt(squared[k]))
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """What a restart needs to continue with exactly the same list."""
@@ -256,10 +278,39 @@ class NeighborList:
             return True
         if len(x) == 0:
             return False
+        self._farthest = math.sqrt(_farthest_move(np.ascontiguousarray(x), self._positions))
         # A comparison that is also false for NaN, so that a bad position is reported and not kept.
-        return not float(((x - self._positions) ** 2).sum(axis=1).max()) <= (0.5 * self.skin) ** 2
+        return not self._farthest <= 0.5 * self.skin
 
     def _find(self, x: Floats, cell: Floats, periodic: tuple[bool, bool, bool]) -> None:
-        self._pairs = neighbor_pairs(x, cell, periodic, self.cutoff + self.skin, self.half)
-        self._near = None
-        self._positions, self._cell, self._periodic = x.copy(), cell.copy(), periodic
+        reach = self.cutoff + self.skin
+        # No others can come as close as `closest` reports while the list is kept.
+        touching = self.skin + _TOUCHING
+        self._pairs = None  # room for the new ones
+        if self.half and len(x):
+            rows = half_rows(*_checked(x, cell, periodic, reach), periodic, reach, min(touching, reach))
+            self._pairs, near = RowPairs(rows), Pairs(*rows.near_triples())
+        else:
+            p = self._pairs = neighbor_pairs(x, cell, periodic, reach, self.half)
+            close = np.flatnonzero(_squared_lengths(p, x, cell) < touching**2)
+            near = Pairs(p.i[close], p.j[close], p.shifts[close])
+        self._near = near
+        self._shortest = math.sqrt(_squared_lengths(near, x, cell).min()) if len(near.i) else math.inf
+        self._positions, self._cell, self._periodic, self._farthest = x.copy(), cell.copy(), periodic, 0.0
+
+
+def _squared_lengths(p: Pairs, x: Floats, cell: Floats) -> Floats:
+    vectors = x[p.j] - x[p.i] + p.shifts @ cell
+    lengths: Floats = (vectors * vectors).sum(axis=1)
+    return lengths
+
+
+@numba.njit(cache=True, nogil=True)
+def _farthest_move(x: Floats, y: Floats) -> float:
+    """Largest squared distance of two positions of one atom in Å², NaN if there is one; limited by memory."""
+    farthest, total = 0.0, 0.0
+    for a in range(len(x)):
+        squared = (x[a, 0] - y[a, 0]) ** 2 + (x[a, 1] - y[a, 1]) ** 2 + (x[a, 2] - y[a, 2]) ** 2
+        total += squared
+        farthest = max(farthest, squared)
+    return farthest if np.isfinite(total) else total

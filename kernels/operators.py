@@ -7,6 +7,7 @@ first derivatives again, they are taken from the plain formula instead, which is
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ Floats = NDArray[np.float64]
 Formula = Callable[..., Tensor]
 Kernel = Callable[[list[Floats], tuple[bool, ...]], tuple[float, tuple[Floats | None, ...]]]
 
-BACKENDS = ("auto", "torch", "numba")
+BACKENDS = ("auto", "torch", "numba", "triton")
 _backend: ContextVar[str] = ContextVar("backend", default="auto")
 
 
@@ -27,19 +28,28 @@ def backend(name: str) -> Iterator[None]:
     """Use one implementation within the `with` block.
 
     Args:
-        name: "torch" (the plain formulas), "numba" (the compiled kernels; float64 on the CPU only) or "auto"
-            (compiled where possible).
+        name: "torch" (the plain formulas), "numba" (the compiled kernels; float64 on the CPU only), "triton" (the
+            kernels of `gpu_pairs` and `gpu_mesh`; float64 or float32 on a GPU) or "auto" (compiled where possible).
+            On a GPU "auto" means the plain formulas: the Triton kernels have been run by Triton's interpreter and
+            compiled, but never on a GPU.
 
     Raises:
-        ValueError: for any other name.
+        ValueError: for any other name, and for "triton" where it is not installed.
     """
     if name not in BACKENDS:
         raise ValueError(f"backend = {name!r} must be one of {', '.join(BACKENDS)}: choose one of them")
+    if name == "triton" and find_spec("triton") is None:
+        raise ValueError("backend = 'triton' must find the package triton: install it, or use 'auto'")
     token = _backend.set(name)
     try:
         yield
     finally:
         _backend.reset(token)
+
+
+def chosen() -> str:
+    """The name that `backend` was given."""
+    return _backend.get()
 
 
 def compiled(*tensors: Tensor) -> bool:
@@ -51,7 +61,7 @@ def compiled(*tensors: Tensor) -> bool:
         raise ValueError(
             f"backend = 'numba' must be given float64 tensors on the CPU, not {found}: use 'auto'"
         )
-    return able and name != "torch"
+    return able and name not in ("torch", "triton")
 
 
 def array(t: Tensor) -> Floats:
@@ -86,11 +96,13 @@ def evaluate(formula: Formula, kernel: Kernel, *inputs: Tensor) -> Tensor:
     wanted = tuple(torch.is_grad_enabled() and t.requires_grad for t in inputs)
     if not any(wanted):
         return torch.tensor(kernel([array(t) for t in inputs], wanted)[0], dtype=torch.float64)
-    out: Tensor = _CompiledEnergy.apply(formula, kernel, wanted, *inputs)  # type: ignore[no-untyped-call]
+    out: Tensor = CompiledEnergy.apply(formula, kernel, wanted, *inputs)  # type: ignore[no-untyped-call]
     return out
 
 
-class _CompiledEnergy(torch.autograd.Function):
+class CompiledEnergy(torch.autograd.Function):
+    """An energy whose first derivatives its kernel gives and whose second ones its formula."""
+
     @staticmethod
     def forward(
         ctx: Any, formula: Formula, kernel: Kernel, wanted: tuple[bool, ...], *inputs: Tensor

@@ -171,6 +171,23 @@ def test_compiled_mesh_forces_equal_those_of_the_formula_for_all_orders(order: i
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("order", [5, 6])
+def test_atoms_on_mesh_points_are_spread_where_they_are(order: int) -> None:
+    # Rounding decides on which side of a mesh point such an atom lies, and may decide twice.
+    mesh = (24, 24, 24)
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        h = np.diag(rng.uniform(8.0, 12.0, 3)) + np.tril(rng.uniform(-2.0, 2.0, (3, 3)), -1)
+        x = torch.from_numpy(rng.integers(-30, 60, (100, 3)) / 24.0 @ h)
+        q, cell = torch.from_numpy(rng.normal(size=100)), torch.from_numpy(h)
+        with dispatch.backend("torch"):
+            wanted = float(dispatch.mesh_energy(x, q, cell, 0.5, mesh, order))
+        with dispatch.backend("numba"):
+            assert float(dispatch.mesh_energy(x, q, cell, 0.5, mesh, order)) == pytest.approx(
+                wanted, rel=1e-13
+            )
+
+
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (3,), (0, 1), (1, 3), (0, 2)])
 def test_only_wanted_derivatives_are_returned_and_they_do_not_depend_on_the_others(
     wanted: tuple[int, ...],
@@ -327,9 +344,44 @@ def test_transforms_are_the_sums_they_stand_for(
     values = np.random.default_rng(3).normal(size=mesh)
     phases = [np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(n)) / n) for n in mesh]
     wanted = np.einsum("ai,bj,ck,ijk->abc", *phases, values)[..., : mesh[2] // 2 + 1]
-    waves = cpu_fft.forward(values.copy(), 2)
-    np.testing.assert_allclose(waves, wanted, atol=1e-12)
-    np.testing.assert_allclose(cpu_fft.inverse(waves, mesh, 2) / values.size, values, atol=1e-13)
+    rows = np.full((*mesh[:2], mesh[2] // 2 * 2 + 4), np.nan)
+    rows[..., : mesh[2]] = values
+    waves = cpu_fft.forward(rows, mesh[2], 2)
+    assert np.shares_memory(waves, rows)
+    np.testing.assert_allclose(waves[..., : mesh[2] // 2 + 1], wanted, atol=1e-12)
+    found = cpu_fft.inverse(waves, mesh[2], 2)
+    assert np.shares_memory(found, rows)
+    np.testing.assert_allclose(found[..., : mesh[2]] / values.size, values, atol=1e-13)
+
+
+@pytest.mark.parametrize("mesh", [(8, 9, 10), (7, 8, 15), (3, 4, 5)])
+@pytest.mark.parametrize("order", [5, 8])
+def test_the_weights_of_waves_are_those_of_the_formula(mesh: tuple[int, int, int], order: int) -> None:
+    from grahame.kernels import cpu_mesh
+    from grahame.kernels import mesh as formulas
+
+    cell = brute.CELLS["tilted"]
+    wanted = formulas.influence(torch.from_numpy(cell), ALPHA, mesh, order).numpy()
+    wanted[..., 1:] *= 0.5  # a wave off the plane m3 = 0 stands for ±G
+    found = cpu_mesh._weights(cell.tobytes(), ALPHA, mesh, order)
+    np.testing.assert_allclose(found, wanted, rtol=1e-13, atol=1e-15 * wanted.max())
+
+
+@pytest.mark.parametrize("order", range(4, 11))
+def test_splines_by_their_polynomials_equal_those_by_their_recursion(order: int) -> None:
+    from grahame.kernels import mesh as formulas
+    from grahame.kernels.cpu_splines import spline_kernels
+
+    w = torch.linspace(0.0, 1.0, 7, dtype=torch.float64)[:-1]
+    wanted = formulas.spline_values(w, order).numpy()[:, ::-1]
+    below = formulas.spline_values(w, order - 1) if order > 4 else None
+    values, slopes = spline_kernels(order).polynomials
+    powers = (w.numpy()[:, None] - 0.5) ** np.arange(order)
+    np.testing.assert_allclose(powers @ values, wanted, atol=1e-15)
+    if below is not None:
+        # M_p'(x) = M_{p-1}(x) - M_{p-1}(x - 1)
+        padded = np.pad(below.numpy(), ((0, 0), (1, 1)))
+        np.testing.assert_allclose(powers @ slopes, (padded[:, 1:] - padded[:, :-1])[:, ::-1], atol=1e-15)
 
 
 def test_the_mesh_tables_of_a_fixed_cell_are_kept() -> None:
@@ -363,7 +415,7 @@ def test_bad_choices_are_named() -> None:
     message = "mesh = (4, 0, 4) points must be positive: give three numbers such as (32, 32, 32)"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         dispatch.mesh_energy(x, q, h, ALPHA, (4, 0, 4), 5)
-    message = "backend = 'fast' must be one of auto, torch, numba: choose one of them"
+    message = "backend = 'fast' must be one of auto, torch, numba, triton: choose one of them"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"), dispatch.backend("fast"):
         pass
     message = (
