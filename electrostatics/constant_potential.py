@@ -386,7 +386,7 @@ class ConstantPotential:
         k, h = self.coulomb.coulomb_constant, system.cell
         # Without a graph to keep, and at a fixed cell, the operator knows its derivatives itself.
         graph = track or q.requires_grad or system.detached() is not system
-        found = None if graph else system.first(q, bool(wanted))
+        found = None if graph else self._linear.evaluation.first(q, bool(wanted))
         charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_(found is None)
         site, on_solved = p.site, charges[p.site.solved]
         inner = system.energy(charges) if found is None else found.energy

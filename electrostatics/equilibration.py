@@ -64,8 +64,15 @@ class Constraints:
         """P v: remove the mean over each set."""
         if self.count == 0:
             return v
+        if self.count == 1 and self._whole:
+            return v - v.mean(dim=0)
         sizes = self.sizes().reshape((-1,) + (1,) * (v.ndim - 1))
         return v - self.spread(self.sums(v) / sizes)
+
+    @cached_property
+    def _whole(self) -> bool:
+        """Whether every atom is in a set."""
+        return bool((self.set_of >= 0).all())
 
 
 class Factor:
@@ -81,17 +88,9 @@ class Factor:
 
     def __init__(self, matrix: Tensor, constraints: Constraints) -> None:
         self.constraints = constraints
-        a = matrix.detach()
-        projected = constraints.project(constraints.project(a).T)
-        projected = 0.5 * (projected + projected.T)
-        tau = float(a.diagonal().abs().mean())
-        sizes = constraints.sizes()
-        for s in range(constraints.count):
-            u = (constraints.set_of == s).to(torch.float64) / sizes[s].sqrt()
-            projected = projected + tau * torch.outer(u, u)
-        self._matrix = projected
-        self._tau = tau
-        self._cholesky = _cholesky(projected)
+        self._matrix = matrix.detach()
+        self._tau = float(self._matrix.diagonal().abs().mean())
+        self._cholesky = _cholesky(self._completed())
         if self._cholesky is None:
             smallest = float(np.linalg.eigvalsh(self._projected)[0])
             raise ValueError(
@@ -101,10 +100,23 @@ class Factor:
             )
         self._spectrum: tuple[float, float] | None = None
 
-    @property
+    def _completed(self) -> Tensor:
+        """P A P + tau u u' = A - u w' - w u', w = A u - u (u'A u + tau)/2; limited by memory traffic."""
+        u = self._units()
+        w = self._matrix @ u
+        w = w - 0.5 * u @ (u.T @ w + self._tau * torch.eye(u.shape[1], dtype=u.dtype, device=u.device))
+        return torch.addmm(self._matrix, torch.cat([u, w], dim=1), torch.cat([w, u], dim=1).T, alpha=-1.0)
+
+    def _units(self) -> Tensor:
+        """The set vectors u, of length one, (n,sets)."""
+        sets = torch.arange(self.constraints.count, device=self._matrix.device)
+        members = (self.constraints.set_of[:, None] == sets).to(self._matrix.dtype)
+        return members / members.sum(0).sqrt()
+
+    @cached_property
     def _projected(self) -> NDArray[np.float64]:
         """The matrix that is factorised, on the host."""
-        return host(self._matrix)
+        return host(self._completed())
 
     def solve(self, r: Tensor) -> Tensor:
         """(P A P)^-1 P r in the null space, for r (n,) or (n,m)."""
@@ -113,7 +125,8 @@ class Factor:
         if isinstance(self._cholesky, Tensor):
             x = torch.cholesky_solve(b.reshape(len(b), -1), self._cholesky).reshape(b.shape)
         else:
-            x = torch.as_tensor(scipy.linalg.cho_solve(self._cholesky, b.numpy(), check_finite=False))
+            found, _ = scipy.linalg.lapack.dpotrs(self._cholesky[0], b.numpy(), lower=1)
+            x = torch.as_tensor(found)
         return self.constraints.project(x)
 
     @property
@@ -145,13 +158,8 @@ class Factor:
         return smallest, largest
 
     def _sets(self) -> NDArray[np.float64]:
-        c = self.constraints
-        sizes = c.sizes()
-        out = np.zeros(tuple(self._matrix.shape))
-        for s in range(c.count):
-            u = host((c.set_of == s).to(torch.float64) / sizes[s].sqrt())
-            out += np.outer(u, u)
-        return out
+        u = self._units()
+        return host(u @ u.T)
 
     def _lanczos_spectrum(self) -> tuple[float, float]:
         n, matrix = len(self._matrix), self._projected
@@ -177,7 +185,8 @@ def _cholesky(matrix: Tensor) -> tuple[NDArray[np.float64], bool] | Tensor | Non
     """The lower factor where the matrix lies: scipy's on the CPU; None if it is not positive definite."""
     if matrix.device.type == "cpu":
         try:
-            return scipy.linalg.cho_factor(matrix.numpy(), lower=True)
+            # The transpose is the same matrix, in the order of LAPACK: nothing is copied.
+            return scipy.linalg.cho_factor(matrix.numpy().T, lower=True, overwrite_a=True)
         except scipy.linalg.LinAlgError:
             return None
     lower, failed = torch.linalg.cholesky_ex(matrix)

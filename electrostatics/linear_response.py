@@ -12,7 +12,6 @@ geometry (electrodes that moved a little): the corrections converge all the same
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.arrays import host
 from grahame.electrostatics.coulomb import Coulomb
+from grahame.electrostatics.electrode_matrix import solved_matrix
 from grahame.electrostatics.equilibration import ConstrainedInverse, Constraints, Factor, conjugate_gradients
+from grahame.electrostatics.evaluation import Evaluation, SolvedPairs
 from grahame.electrostatics.system import System
-from grahame.kernels.neighbors import NeighborList
 
 # Largest dense matrix that "auto" factorises: 4000² numbers are 128 MB.
 _LARGEST_DENSE = 4000
@@ -99,7 +98,7 @@ class Answer:
 
 
 class LinearSolver:
-    """Keeps the factor, the last charges and the lists of the solved atoms between solves."""
+    """Keeps the factor, the last charges and the pairs of the solved atoms between solves."""
 
     def __init__(self, coulomb: Coulomb, mode: str) -> None:
         self.coulomb = coulomb
@@ -114,10 +113,11 @@ class LinearSolver:
         self._aged = False
         self._inner = torch.zeros((0, 2), dtype=torch.int64)
         self._history: list[Tensor] = []
-        self._neighbors: NeighborList | None = None
-        self._subset: Callable[[Tensor], Tensor] | None = None
+        self._pairs = SolvedPairs()
         self._problem: LinearProblem | None = None
-        self._felt: tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._evaluation: Evaluation | None = None
+        # Whether the factor fits the problem, to rounding and exactly, once that was asked.
+        self._fits: dict[bool, bool] = {}
         self._scale = 1.0
 
     # ------------------------------------------------------------------ the factor
@@ -129,7 +129,8 @@ class LinearSolver:
     def prepare(self, problem: LinearProblem) -> None:
         """Make the factor if there is none, or if this geometry wants a new one."""
         alone, self._alone = self._alone, False
-        self._problem, self._subset = problem, None
+        self._problem, self._fits = problem, {}
+        self._evaluation = Evaluation(problem.system, problem.solved, self._pairs)
         self._follow(problem.drive.device)
         self._inner = _inner_exclusions(problem)
         if self.mode == "iterative" or self._factor_fits(problem, exactly=alone):
@@ -161,35 +162,37 @@ class LinearSolver:
             self._factor = Factor(self._matrix, Constraints(c.set_of.to(device), c.count))
 
     def _build(self, problem: LinearProblem) -> None:
-        x, s = problem.system.positions[problem.solved], problem.system.smearing[problem.solved]
-        p, h, inner = problem.system.parameters, problem.system.cell, self._inner
+        system, solved, inner = problem.system, problem.solved, self._inner
+        x, s, h = system.positions[solved], system.smearing[solved], system.cell
         place = (x, h, s, inner)
-        with torch.no_grad():
-            if self._bare is not None and _equal(self._bare[0], place):
-                matrix = self._bare[1]
-            elif p.method == "pme":
-                # The mesh's own matrix costs a transform per atom; an Ewald sum of the same accuracy serves,
-                # because the charges are corrected until the mesh itself is content.
-                matrix = self._ewald(p).bind(x, h, s, inner).matrix()
-            else:
-                listed = NeighborList(p.cutoff, skin=0.0) if p.method == "ewald" else None
-                waves = problem.system.waves
-                matrix = self.coulomb.bind(x, h, s, inner, 0, p, listed, waves).matrix()
-            self._bare = (place, matrix)
+        if self._bare is not None and _equal(self._bare[0], place):
+            matrix = self._bare[1]
+        else:
+            matrix = solved_matrix(self.coulomb, system, solved, inner)
+        self._bare = (place, matrix)
+        if bool(problem.hardness.any()):
             matrix = matrix + torch.diag(problem.hardness)
         self._factor = Factor(matrix, problem.constraints)
         self._matrix = matrix
         self._place = (x, h, problem.hardness, s, self._inner)
-        self._aged = False
+        self._aged, self._fits = False, {}
         self.factorizations += 1
 
-    def _ewald(self, p: Parameters) -> Coulomb:
-        c = self.coulomb
-        vacuum: float | str = p.padding if c.boundary == "slab" and p.padding >= 0.0 else "auto"
-        return Coulomb(c.boundary, "ewald", c.accuracy, vacuum, c.background, c.coulomb_constant)
+    @property
+    def evaluation(self) -> Evaluation:
+        """The operator in the step that was prepared last."""
+        assert self._evaluation is not None
+        return self._evaluation
 
     def _factor_fits(self, problem: LinearProblem, exactly: bool = False) -> bool:
         """Whether the factor belongs to this geometry and these constraints, to rounding or `exactly`."""
+        if problem is not self._problem:
+            return self._compare(problem, exactly)
+        if exactly not in self._fits:
+            self._fits[exactly] = self._compare(problem, exactly)
+        return self._fits[exactly]
+
+    def _compare(self, problem: LinearProblem, exactly: bool) -> bool:
         if self._factor is None or self._place is None:
             return False
         x, h, hardness, s, excluded = self._place
@@ -211,7 +214,7 @@ class LinearSolver:
             near.append((h, now.cell))
         if exactly:
             return all(torch.equal(a, b) for a, b in near)
-        return all(bool(torch.allclose(a, b, rtol=0.0, atol=_SAME_PLACE)) for a, b in near)
+        return all(torch.equal(a, b) or torch.allclose(a, b, rtol=0.0, atol=_SAME_PLACE) for a, b in near)
 
     def factor(self, name: str) -> Factor:
         """The factor, made now if the last solve needed none."""
@@ -232,17 +235,16 @@ class LinearSolver:
             return self._matrix @ v
         return self._operate(problem, v)
 
+    def _roughly(self, problem: LinearProblem, v: Tensor) -> Tensor:
+        """A v where only its size matters: an aged matrix knows it, without a product with the operator."""
+        matrix = self._matrix
+        if matrix is not None and len(matrix) == len(v) and matrix.device == v.device:
+            return matrix @ v
+        return self._product(problem, v)
+
     def _operate(self, problem: LinearProblem, v: Tensor) -> Tensor:
         """A v from the operator on the solved atoms."""
-        if self._subset is None:
-            x, s = problem.system.positions[problem.solved], problem.system.smearing[problem.solved]
-            p = problem.system.parameters
-            if p.method != "exact" and (self._neighbors is None or self._neighbors.cutoff != p.cutoff):
-                self._neighbors = NeighborList(p.cutoff)
-            inner, waves = self._inner, problem.system.waves
-            part = self.coulomb.bind(x, problem.system.cell, s, inner, 0, p, self._neighbors, waves)
-            self._subset = part.operator()
-        return self._subset(v) + problem.hardness * v
+        return self.evaluation.product(v) + problem.hardness * v
 
     def inverse(
         self, problem: LinearProblem, r: Tensor, tolerance: float, iterate: bool = False
@@ -273,21 +275,6 @@ class LinearSolver:
             self._aged = True
         return result.solution, result.iterations
 
-    def _felt_pairs(self, problem: LinearProblem) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The pairs with a solved atom, all that solved atoms feel; None where there is no list to shorten."""
-        system = problem.system
-        if system.pairs is None or system.parameters.method == "exact":
-            return None
-        i, j, shifts = system.pairs
-        kept = self._felt
-        # The old list is held here, so its memory is no other list's.
-        if kept is None or kept[0].data_ptr() != i.data_ptr() or not torch.equal(kept[1], problem.solved):
-            mask = torch.zeros(len(system.positions), dtype=torch.bool, device=i.device)
-            mask[problem.solved] = True
-            near = (mask[i.long()] | mask[j.long()]).nonzero()[:, 0]
-            kept = self._felt = (i, problem.solved, (i[near], j[near], shifts[near]))
-        return kept[2]
-
     # ------------------------------------------------------------------ the solve
 
     def start(self, problem: LinearProblem, tolerance: float) -> Answer:
@@ -297,14 +284,13 @@ class LinearSolver:
         if c.count:
             guess = guess + c.spread((problem.sums - c.sums(guess)) / c.sizes())
         charges = problem.charges.index_put((problem.solved,), guess)
-        potential = problem.system.potential(charges, self._felt_pairs(problem))[problem.solved]
-        inner = potential + problem.hardness * guess
+        inner = self.evaluation.at_solved(charges) + problem.hardness * guess
         strength = guess.new_zeros(()) if problem.follows else None
         # The residual without solved charges is the natural scale of this right-hand side; where nothing but
         # held charges drives (an empty capacitor), the potentials that these make are. Symmetry can make both
         # vanish: rounding then knows the potentials themselves.
         residual = problem.drive - inner
-        driving = residual + self._product(problem, guess)
+        driving = residual + self._roughly(problem, guess)
         whole = max(float(driving.norm()), float(inner.norm()))
         varying = max(float(c.project(driving).norm()), float((inner - inner.mean()).norm()))
         self._scale = max(varying, 1e-3 * whole, 1e-10)
@@ -432,7 +418,7 @@ class LinearSolver:
         return 3.0 * h[0] - 3.0 * h[1] + h[2]
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Last charges, factor's geometry and lists, for an exact restart."""
+        """Last charges and the factor's geometry, for an exact restart."""
         out: dict[str, NDArray[Any]] = {f"history_{i}": host(q) for i, q in enumerate(self._history)}
         out["numbers"] = np.array([self.factorizations, self._aged])
         if self._factor is not None and self._place is not None and self._matrix is not None:
@@ -443,14 +429,11 @@ class LinearSolver:
             out["set_count"] = np.array(self._factor.constraints.count)
             if h is not None:
                 out["h"] = host(h)
-        if self._neighbors is not None:
-            out |= {f"list_{key}": value for key, value in self._neighbors.state().items()}
-            out["list_cutoff"] = np.array(self._neighbors.cutoff)
         return out
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Take over a `state()`."""
-        self._factor, self._matrix, self._place, self._neighbors = None, None, None, None
+        self._factor, self._matrix, self._place, self._fits = None, None, None, {}
         count = sum(key.startswith("history_") for key in state)
         self._history = [torch.as_tensor(np.array(state[f"history_{i}"])) for i in range(count)]
         self.factorizations, self._aged = int(state["numbers"][0]), bool(state["numbers"][1])
@@ -469,10 +452,6 @@ class LinearSolver:
                 tensor("s"),
                 tensor("excluded"),
             )
-        if "list_cutoff" in state:
-            self._neighbors = NeighborList(float(state["list_cutoff"]))
-            entries = {k[5:]: v for k, v in state.items() if k.startswith("list_") and k != "list_cutoff"}
-            self._neighbors.load_state(entries)
 
 
 def _equal(a: tuple[Tensor | None, ...], b: tuple[Tensor | None, ...]) -> bool:
