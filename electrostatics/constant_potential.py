@@ -31,6 +31,7 @@ from grahame.electrostatics.electrodes import Electrode, check_electrodes, expan
 from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
 from grahame.electrostatics.problem import OnSite, Problem, make_problem
 from grahame.electrostatics.system import System
+from grahame.kernels.threads import kernels_only
 
 # Double precision cannot be asked for more than this of the residual.
 _ROUNDING = 1e-11
@@ -217,12 +218,13 @@ class ConstantPotential:
         wants_graph = kind.requires_grad or any(t.requires_grad for t in extras)
         kind.torch = kind.torch or wants_graph
         track = torch.is_grad_enabled() and wants_graph
-        problem = make_problem(
-            self.coulomb, self.electrodes, site, held, positions, charges, cell, smearing, exclusions, field,
-            displacement, total_charge,
-        )  # fmt: skip
-        # An open system has no volume: its stress is None.
-        values = self._evaluate(problem, track, forces, stress and problem.h is not None)
+        with kernels_only(not track):
+            problem = make_problem(
+                self.coulomb, self.electrodes, site, held, positions, charges, cell, smearing, exclusions, field,
+                displacement, total_charge,
+            )  # fmt: skip
+            # An open system has no volume: its stress is None.
+            values = self._evaluate(problem, track, forces, stress and problem.h is not None)
         values = {key: kind.out(v, track) if isinstance(v, Tensor) else v for key, v in values.items()}
         return ConstantPotentialResult(**values)
 

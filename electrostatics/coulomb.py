@@ -16,6 +16,7 @@ from grahame.electrostatics.system import System
 from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.kernels import torchpme_backend
 from grahame.kernels.neighbors import NeighborList
+from grahame.kernels.threads import kernels_only
 
 
 @dataclass(frozen=True)
@@ -189,12 +190,42 @@ class Coulomb:
                 positions, charges, cell, smearing, exclusions, field, displacement, forces, stress
             )
         kind = Kind(positions, charges, cell, smearing, field, displacement, dtype=self.dtype)
+        track = torch.is_grad_enabled() and kind.requires_grad
+        with kernels_only(not track):
+            return self._one(
+                kind,
+                positions,
+                charges,
+                cell,
+                smearing,
+                exclusions,
+                field,
+                displacement,
+                forces,
+                stress,
+                track,
+            )
+
+    def _one(
+        self,
+        kind: Kind,
+        positions: Any,
+        charges: Any,
+        cell: Any,
+        smearing: Any,
+        exclusions: Any,
+        field: Any,
+        displacement: Any,
+        forces: bool,
+        stress: bool,
+        track: bool,
+    ) -> CoulombResult:
+        """One cell; `track` keeps a graph."""
         x, h, s = self._checked(positions, cell, smearing, kind)
         q = checks.per_atom("charges", charges, len(x), "e", x)
         e_field, d_field = self.check_fields(q, h, field, displacement)
         # An open system has no volume: its stress is None.
         stress = stress and h is not None
-        track = torch.is_grad_enabled() and kind.requires_grad
         self_energy = 0.5 * self.coulomb_constant * gaussians.on_site_diagonal(s) * q**2
         if not (track or stress):
             values = self._first(self.bind(x, h, s, exclusions), q, e_field, d_field, forces)

@@ -21,14 +21,13 @@ from typing import ClassVar
 
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from grahame.kernels import cpu_fft
 from grahame.kernels import mesh as formulas
 from grahame.kernels.cpu_splines import sort_by_rows, spline_kernels
 from grahame.kernels.mesh import Mesh
-from grahame.kernels.threads import chunks, run
+from grahame.kernels.threads import available, chunks, run
 
 Floats = NDArray[np.float64]
 Waves = NDArray[np.complex128]
@@ -199,7 +198,7 @@ class MeshSum:
         buffer = _Buffer((n1, n2, self._row))
         planes = chunks(n1, _planes(buffer.mesh.size, n1))
         _each(planes, partial(self._kernels.spread, **shared, q=q, start=self._start, out=buffer.mesh))
-        workers = torch.get_num_threads() if buffer.mesh.size >= _POINTS else 1
+        workers = available() if buffer.mesh.size >= _POINTS else 1
         transform = cpu_fft.forward(buffer.mesh, length, workers)
         energies, tensors = np.zeros(n1), np.zeros((n1, 3, 3))
         reciprocal = np.ascontiguousarray(2 * np.pi * self._inverse.T)
