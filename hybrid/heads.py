@@ -167,11 +167,19 @@ class SiteConstants(nn.Module):
         environment: whether chi and J see the surroundings; without, both are constants of the element, and
             the electrode matrix of a rigid electrode stays the same. Where J is large, so is what a charge costs: there
             chi follows the surroundings in steps of J/20 e.
+        constant: (species) whose constants are those of the element even so; none by default.
     """
 
     scale: Tensor
 
-    def __init__(self, features: int, species: int, hardness: Sequence[float], environment: bool) -> None:
+    def __init__(
+        self,
+        features: int,
+        species: int,
+        hardness: Sequence[float],
+        environment: bool,
+        constant: Sequence[bool] | None = None,
+    ) -> None:
         super().__init__()
         self.element = nn.Embedding(species, 2)
         nn.init.zeros_(self.element.weight)
@@ -181,7 +189,8 @@ class SiteConstants(nn.Module):
         self.environment = nn.Linear(features, 2, bias=False) if environment else None
         if self.environment is not None:
             nn.init.zeros_(self.environment.weight)
-        steps = [[max(1.0, j / 20.0), 1.0] for j in hardness]
+        fixed = constant or [False] * species
+        steps = [[0.0, 0.0] if f else [max(1.0, j / 20.0), 1.0] for j, f in zip(hardness, fixed)]
         self.register_buffer("scale", torch.tensor(steps), persistent=False)
 
     def forward(self, scalars: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:

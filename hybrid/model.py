@@ -98,7 +98,11 @@ class HybridModel(nn.Module):
         trained = c.kind == "solved" or c.site_constants != "fixed"
         environment = c.kind == "solved" or c.site_constants == "environment"
         self.sites = (
-            SiteConstants(width, count, c.hardness_of(spec.elements), environment) if trained else None
+            SiteConstants(
+                width, count, c.hardness_of(spec.elements), environment, c.constant_of(spec.elements)
+            )
+            if trained
+            else None
         )
         self.dipoles: AtomicDipoles | None = None
         if c.dipoles:

@@ -39,7 +39,9 @@ class ChargeSpec(BaseModel):
         boundary_transfer: electrolyte atoms exchange charge with solved atoms; electrode charges, and capacitances from
             them, are then those of the metal's own atoms, and reservoirs supply what was given away too (`exchange`).
         hardness: J of solved atoms before training, V/e; one number, or by element (those not named have 0).
-        site_constants: "fixed" (chi = 0, J = hardness), "element", or "environment".
+        site_constants: "fixed" (chi = 0, J = hardness), "element", or "environment", which solved charges always have.
+        constant_sites: elements whose chi and J are those of the element where others' follow the surroundings. A few
+            atoms in few frames would otherwise be learned by heart, and what comes from far away with them.
         dipoles: elements whose atoms carry a dipole beside their charge, and the length it stays below (e Å).
         in_energy: the local energy of an atom depends on its solved charge too (`charge_energy`), as in fourth-generation
             potentials; potentials cannot be held then.
@@ -57,13 +59,16 @@ class ChargeSpec(BaseModel):
         default=0.0, description="of solved atoms before training, V/e; one number or by element"
     )
     site_constants: Literal["fixed", "element", "environment"] = "fixed"
+    constant_sites: tuple[str, ...] = Field(
+        default=(), description="elements whose chi and J do not see the surroundings"
+    )
     dipoles: dict[str, float] = Field(
         default_factory=dict, description="largest atomic dipole of elements that have one, e Å"
     )
     in_energy: bool = False
 
     @model_validator(mode="after")
-    def _dipoles_have_charges_beside_them(self) -> ChargeSpec:
+    def _parts_fit_together(self) -> ChargeSpec:
         for element, longest in self.dipoles.items():
             if element not in atomic_numbers or not (np.isfinite(longest) and longest > 0.0):
                 raise ValueError(
@@ -74,6 +79,15 @@ class ChargeSpec(BaseModel):
                 f"dipoles = {', '.join(self.dipoles)} must be left out with charges of kind {self.kind}: atomic dipoles "
                 "stand beside predicted charges, kind transfer or projected"
             )
+        environment = self.kind == "solved" or self.site_constants == "environment"
+        if self.constant_sites and not environment:
+            raise ValueError(
+                f"constant_sites = {', '.join(self.constant_sites)} must be left out where no chi or J sees the surroundings: "
+                "use kind solved or site_constants environment"
+            )
+        strange = [e for e in self.constant_sites if e not in atomic_numbers]
+        if strange:
+            raise ValueError(f"constant_sites = {', '.join(strange)} must be chemical symbols: correct them")
         if self.in_energy and self.kind != "solved":
             raise ValueError(
                 f"in_energy = true must be left out with charges of kind {self.kind}: the local energy sees what predicted "
@@ -86,6 +100,10 @@ class ChargeSpec(BaseModel):
         """Whether any solved atom has a hardness before training."""
         values = self.hardness.values() if isinstance(self.hardness, dict) else [self.hardness]
         return any(v > 0.0 for v in values)
+
+    def constant_of(self, elements: Sequence[str]) -> list[bool]:
+        """Whether chi and J of each element are those of the element, whatever surrounds its atoms."""
+        return [e in self.constant_sites for e in elements]
 
     def hardness_of(self, elements: Sequence[str]) -> list[float]:
         """J of each element before training, V/e."""

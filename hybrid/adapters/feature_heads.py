@@ -93,7 +93,13 @@ class FeatureHeads(nn.Module):
         self.sites: SiteConstants | None = None
         if solved or charges.site_constants != "fixed":
             environment = solved or charges.site_constants == "environment"
-            self.sites = SiteConstants(features, count, charges.hardness_of(self.elements), environment)
+            self.sites = SiteConstants(
+                features,
+                count,
+                charges.hardness_of(self.elements),
+                environment,
+                charges.constant_of(self.elements),
+            )
         self.widths_of = Widths([charges.widths.get(e, _WIDTH) for e in self.elements], charges.train_widths)
         formal = [charges.formal.get(e, FORMAL_CHARGES.get(e, 0.0)) for e in self.elements]
         self.register_buffer("formal", torch.tensor(formal, dtype=torch.float64), persistent=False)

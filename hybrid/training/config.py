@@ -120,7 +120,7 @@ class OptimiserConfig(Block):
     max_minutes: Annotated[float, unit("min", "time limit", gt=0.0)] | None = None
 
 
-Group = Literal["embedding", "interactions", "readout"]
+Group = Literal["embedding", "interactions", "readout", "features", "charges"]
 
 
 class TransferConfig(Block):

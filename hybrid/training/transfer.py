@@ -2,7 +2,9 @@
 
 embedding     what tells elements apart: `centre` and element embeddings of the network
 interactions  from neighbours to densities and products
-readout       from invariants to energies and charges
+readout       from invariants to energies and charges; two parts of it can be named alone:
+features      from invariants to the features that all heads share
+charges       from features to charges, site constants, widths and dipoles
 """
 
 from __future__ import annotations
@@ -11,18 +13,21 @@ from torch import nn
 
 from grahame.hybrid.training.config import TransferConfig
 
-__all__ = ["freeze", "group_of"]
+__all__ = ["freeze", "groups_of"]
+
+_CHARGES = ("charge_head", "sites", "widths", "dipoles")
 
 
-def group_of(name: str) -> str:
-    """The group of a parameter, by its name in the model."""
+def groups_of(name: str) -> set[str]:
+    """The groups of a parameter, by its name in the model."""
     parts = name.split(".")
     if parts[0] == "network":
         if "centre" in parts or "element" in parts:
-            return "embedding"
+            return {"embedding"}
         if parts[1] in ("interactions", "senders"):
-            return "interactions"
-    return "readout"
+            return {"interactions"}
+        return {"readout", "features"}
+    return {"readout", "charges"} if parts[0] in _CHARGES else {"readout"}
 
 
 def freeze(model: nn.Module, transfer: TransferConfig | None, fixed: set[str], epoch: int) -> None:
@@ -40,7 +45,7 @@ def freeze(model: nn.Module, transfer: TransferConfig | None, fixed: set[str], e
     if transfer is not None:
         frozen = {g for g in transfer.freeze if epoch < transfer.unfreeze.get(g, epoch + 1)}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in fixed and group_of(name) not in frozen)
+        parameter.requires_grad_(name not in fixed and not groups_of(name) & frozen)
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(
             f"transfer.freeze = {sorted(frozen)} must leave something to train: remove a group or unfreeze it later"

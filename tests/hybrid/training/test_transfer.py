@@ -11,7 +11,7 @@ from grahame.hybrid.model_file import load_model
 from grahame.hybrid.training.checkpoint import load_checkpoint
 from grahame.hybrid.training.config import parse_training
 from grahame.hybrid.training.run import train
-from grahame.hybrid.training.transfer import group_of
+from grahame.hybrid.training.transfer import groups_of
 from tests.hybrid.training.tiny import settings, write_data
 
 
@@ -37,15 +37,17 @@ def continued(data: Path, folder: Path, epochs: int = 2, **transfer: Any) -> dic
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
     """Groups of weights of which some bit differs."""
-    return {group_of(k) for k in before if not torch.equal(before[k], after[k])}
+    return set().union(*(groups_of(k) for k in before if not torch.equal(before[k], after[k])))
 
 
 @pytest.mark.parametrize(
     ("frozen", "moved"),
     [
-        (["embedding", "interactions"], {"readout"}),
+        (["embedding", "interactions"], {"readout", "features", "charges"}),
         (["readout"], {"embedding", "interactions"}),
-        ([], {"embedding", "interactions", "readout"}),
+        (["features", "charges"], {"embedding", "interactions", "readout"}),
+        (["charges"], {"embedding", "interactions", "readout", "features"}),
+        ([], {"embedding", "interactions", "readout", "features", "charges"}),
     ],
 )
 def test_frozen_weights_keep_every_bit(
@@ -62,8 +64,8 @@ def test_a_group_thaws_in_its_epoch(data: Path, tmp_path: Path) -> None:
     frozen = ["embedding", "interactions"]
     early = continued(data, tmp_path / "a", epochs=1, freeze=frozen, unfreeze={"interactions": 1})
     late = continued(data, tmp_path / "b", epochs=2, freeze=frozen, unfreeze={"interactions": 1})
-    assert changed(before, early) == {"readout"}
-    assert changed(before, late) == {"readout", "interactions"}
+    assert changed(before, early) == {"readout", "features", "charges"}
+    assert changed(before, late) == {"readout", "features", "charges", "interactions"}
 
 
 def test_the_model_keeps_its_history(data: Path, tmp_path: Path) -> None:
