@@ -6,13 +6,14 @@ gold    Au2 on MgO, standing or lying, 18 frames; in ten of them three Al atoms,
         and turn the preferred geometry around.
 carbon  C10H2 and C10H3+ in one model; the third hydrogen sits at one end, the charge spreads over the chain.
 
-One network with three kinds of charges, trained on the same frames:
+One network with five kinds of charges, trained on the same frames:
 
     local       none
     predicted   from the surroundings of each atom, adding up by exchange between neighbours
+    projected   predicted charges that are moved together until they add up to the total charge
     solved      minimum of the electrostatic energy with learned chi and J at the frame's total charge
+    felt        solved, and the local energy of an atom depends on its charge (fourth-generation potentials)
 
-and `projected`, predicted charges that are moved together until they add up to the total charge.
 A demonstration on few frames, no claim of accuracy. Prints tables, writes JSON; with --publish also beside this
 file. Skips with the reason where the data are absent (default: shared/data beside the repository). --quick only
 shows that it works.
@@ -45,7 +46,7 @@ from grahame.hybrid.training.run import train
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared" / "data"
 FILES = {"gold": "AlAuMgO_4G.xyz", "carbon": "Carbon_chain_4G.xyz"}
-KINDS = ("local", "predicted", "projected", "solved")
+KINDS = ("local", "predicted", "projected", "solved", "felt")
 # Formal charges that add up to the total charge of both systems of a case, so that exchange can reach it.
 FORMAL = {"gold": {"Mg": 0.36, "Al": 0.36, "O": -0.36, "Au": 0.0}, "carbon": {"H": 1.0, "C": -0.2}}
 # Of the 18 frames with gold: two of each class are kept from training where there are enough, one chooses.
@@ -96,6 +97,8 @@ def configuration(case: str, kind: str, out: Path, options: argparse.Namespace) 
         charges = {"kind": "transfer", "formal": FORMAL[case]} | widths
     elif kind == "projected":
         charges = {"kind": "projected"} | widths
+    elif kind == "felt":
+        charges = charges | {"in_energy": True}
     tree["model"]["charges"] = charges
     if options.quick:
         tree["optimiser"]["epochs"] = 2
