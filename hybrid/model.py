@@ -81,6 +81,9 @@ class HybridModel(nn.Module):
         self.spec = spec
         count = len(spec.elements)
         self.network = LocalNetwork(spec.architecture, count, spec.neighbors)
+        self.charge_network: LocalNetwork | None = None
+        if spec.charges.own_network:
+            self.charge_network = LocalNetwork(spec.architecture, count, spec.neighbors)
         width = self.network.features
         self.readout = nn.Linear(width, len(spec.levels))
         self.shift = nn.Embedding(count, len(spec.levels))
@@ -223,11 +226,18 @@ class HybridModel(nn.Module):
         slope = torch.autograd.grad(along, x, create_graph=train, retain_graph=True)[0]
         return torch.where((area > 0.0)[graph.frame], slope, torch.nan)
 
+    def compile_features(self) -> None:
+        """Have the networks compiled when they are first used; see `LocalNetwork.compile_features`."""
+        for network in (self.network, self.charge_network):
+            if network is not None:
+                network.compile_features()
+
     def set_precision(self) -> None:
         """Put the weights of network and heads into the precision of the specification."""
         dtype = torch.float64 if self.spec.dtype == "float64" else torch.float32
         parts = [
             self.network,
+            self.charge_network,
             self.readout,
             self.shift,
             self.charge_head,
@@ -268,7 +278,9 @@ class HybridModel(nn.Module):
             conditions: per frame; None where charges need none (no total charge, no fragments).
             pair_vectors: (p,3) Å if they are known already.
         """
-        found = self.network(graph, graph.vectors())
+        vectors = graph.vectors()
+        found = self.network(graph, vectors)
+        seen = found if self.charge_network is None else self.charge_network(graph, vectors)
         level = levels[graph.frame]
         atomic = (self.readout(found.scalars) + self.shift(graph.species)).gather(1, level[:, None])[:, 0]
         per_atom = self.spec.scale * atomic.to(torch.float64) + self.references[graph.species, level]
@@ -278,7 +290,7 @@ class HybridModel(nn.Module):
             per_atom = per_atom + self.repulsion(r, graph.pairs, graph.species)
         said = head_charges(
             self.charge_head,
-            found.scalars,
+            seen.scalars,
             graph,
             r,
             self.formal,
@@ -289,11 +301,11 @@ class HybridModel(nn.Module):
         if self.dipoles is not None:
             # Solved atoms have none: what their charge does is the solver's.
             atoms = ((self.longest[graph.species] > 0) & ~graph.solved).nonzero()[:, 0]
-            own = self.dipoles(found, graph.species, atoms, self.longest[graph.species[atoms]])
+            own = self.dipoles(seen, graph.species, atoms, self.longest[graph.species[atoms]])
             moments = torch.zeros_like(graph.positions).index_add(0, atoms, own)
             sites = sites_of(own, atoms)
         if self.sites is not None:
-            chi, hardness = self.sites(found.scalars, graph.species)
+            chi, hardness = self.sites(seen.scalars, graph.species)
         else:
             chi = torch.zeros_like(per_atom)
             hardness = self.hardness[graph.species]

@@ -43,6 +43,8 @@ class ChargeSpec(BaseModel):
         constant_sites: elements whose chi and J are those of the element where others' follow the surroundings. A few
             atoms in few frames would otherwise be learned by heart, and what comes from far away with them.
         dipoles: elements whose atoms carry a dipole beside their charge, and the length it stays below (e Å).
+        own_network: charges, site constants and dipoles come from a network of their own, as large as that of the energy
+            and beside it, so that one can be trained while the other stays; twice the work.
         in_energy: the local energy of an atom depends on its solved charge too (`charge_energy`), as in fourth-generation
             potentials; potentials cannot be held then.
     """
@@ -65,6 +67,7 @@ class ChargeSpec(BaseModel):
     dipoles: dict[str, float] = Field(
         default_factory=dict, description="largest atomic dipole of elements that have one, e Å"
     )
+    own_network: bool = False
     in_energy: bool = False
 
     @model_validator(mode="after")
@@ -78,6 +81,10 @@ class ChargeSpec(BaseModel):
             raise ValueError(
                 f"dipoles = {', '.join(self.dipoles)} must be left out with charges of kind {self.kind}: atomic dipoles "
                 "stand beside predicted charges, kind transfer or projected"
+            )
+        if self.own_network and self.kind == "none":
+            raise ValueError(
+                "own_network = true must be left out with charges of kind none: nothing would come from it"
             )
         environment = self.kind == "solved" or self.site_constants == "environment"
         if self.constant_sites and not environment:

@@ -62,6 +62,10 @@ def export_metatomic(
             f"dipoles = {', '.join(spec.charges.dipoles)} must be none to be exported: an engine would add the Coulomb energy "
             "of the charges alone"
         )
+    if spec.charges.own_network:
+        raise ValueError(
+            "own_network = true must be none to be exported: what is exported has the features of one network"
+        )
     require("metatomic.torch", "metatomic")
     if spec.charges.kind not in ("transfer", "none"):
         raise ValueError(

@@ -71,6 +71,10 @@ class FeatureHeads(nn.Module):
                 f"dipoles = {', '.join(charges.dipoles)} must be left out: features of another model are invariant, and a "
                 "dipole needs vectors"
             )
+        if charges.own_network:
+            raise ValueError(
+                "own_network = true must be left out: these heads take the features of another model"
+            )
         if charges.in_energy:
             raise ValueError(
                 "in_energy = true must be left out: the energy is another model's, which does not see these charges"

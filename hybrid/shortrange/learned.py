@@ -61,7 +61,7 @@ class LearnedShortRange:
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
         if compile:
-            self.model.network.compile_features()
+            self.model.compile_features()
         # Compiled code is for one shape: tables keep their width while neighbours come and go.
         self._widths = _COMPILED_WIDTHS if compile else 1
         self.level = torch.tensor([model.level(level)])

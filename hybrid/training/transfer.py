@@ -4,7 +4,7 @@ embedding     what tells elements apart: `centre` and element embeddings of the 
 interactions  from neighbours to densities and products
 readout       from invariants to energies and charges; two parts of it can be named alone:
 features      from invariants to the features that all heads share
-charges       from features to charges, site constants, widths and dipoles
+charges       from features to charges, site constants, widths and dipoles, and the network of their own where they have one
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ _CHARGES = ("charge_head", "sites", "widths", "dipoles")
 def groups_of(name: str) -> set[str]:
     """The groups of a parameter, by its name in the model."""
     parts = name.split(".")
-    if parts[0] == "network":
+    if parts[0] in ("network", "charge_network"):
+        owner = {"charges"} if parts[0] == "charge_network" else set()
         if "centre" in parts or "element" in parts:
-            return {"embedding"}
+            return owner | {"embedding"}
         if parts[1] in ("interactions", "senders"):
-            return {"interactions"}
-        return {"readout", "features"}
+            return owner | {"interactions"}
+        return owner | {"readout", "features"}
     return {"readout", "charges"} if parts[0] in _CHARGES else {"readout"}
 
 

@@ -1,5 +1,6 @@
 """A local energy that depends on solved charges: forces through the solve, and what it refuses."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ from ase import Atoms
 
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid import HybridCalculator
+from grahame.hybrid.adapters.export import export_metatomic
 from grahame.hybrid.adapters.feature_heads import FeatureHeads
 from grahame.hybrid.charge_energy import ChargeEnergy
 from grahame.hybrid.model import ChargeSpec, HybridModel
 from grahame.hybrid.shortrange.learned import LearnedShortRange
+from grahame.hybrid.training.transfer import groups_of
 from tests.hybrid.model_cells import batch_of, frame, make_model, slab, water_box
 
 CHARGES: dict[str, Any] = {"kind": "solved", "hardness": 8.0, "in_energy": True}
@@ -60,9 +63,9 @@ def test_the_energy_depends_on_charges_far_beyond_the_network() -> None:
     assert float(both.energy[0] - bare.energy[0]) == pytest.approx(float(owed.detach()), abs=1e-10)
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-def test_forces_and_stress_are_derivatives_through_the_solve(layers: int) -> None:
-    made = make_model(charges=CHARGES, layers=layers)
+@pytest.mark.parametrize(("layers", "own"), [(1, False), (2, False), (1, True)])
+def test_forces_and_stress_are_derivatives_through_the_solve(layers: int, own: bool) -> None:
+    made = make_model(charges=CHARGES | {"own_network": own}, layers=layers)
     atoms = with_calculator(water_box(), made, everyone(water_box()))
     forces, stress = atoms.get_forces(), atoms.get_stress(voigt=False)
     start, cell = atoms.get_positions(), np.array(atoms.cell)
@@ -152,6 +155,64 @@ def test_held_potentials_are_refused() -> None:
     assert str(refused.value) == (
         "potential = held must be a held charge with a model whose local energy depends on the charges (in_energy): its Omega "
         "is not stationary in them, so that no potential belongs to its charges; hold electrode charges instead"
+    )
+
+
+def test_charges_of_their_own_network_do_not_see_that_of_the_energy() -> None:
+    made, atoms = model(own_network=True), water_box()
+    before = made.predict(batch_of(made, frame(atoms)), forces=False)
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "charges" not in groups_of(name):
+                parameter.mul_(1.1)
+    after = made.predict(batch_of(made, frame(atoms)), forces=False)
+    np.testing.assert_array_equal(after.charges, before.charges)
+    assert float((after.energy - before.energy).abs()) > 1e-3
+
+
+def test_constant_sites_do_not_see_their_surroundings() -> None:
+    made, atoms = model(constant_sites=("Na", "O")), water_box()
+    graph = batch_of(made, frame(atoms)).graph
+    out = made.local(graph, torch.tensor([0]), (frame(atoms).conditions,))
+    for values in (out.electronegativity.detach(), out.hardness.detach()):
+        assert float(values[atoms.numbers == 8].std()) == pytest.approx(0.0, abs=1e-14)
+        assert float(values[atoms.numbers == 1].std()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("charges", "sentence"),
+    [
+        (
+            {"kind": "none", "own_network": True},
+            "own_network = true must be left out with charges of kind none: nothing would come from it",
+        ),
+        (
+            {"kind": "transfer", "constant_sites": ("Au",)},
+            "constant_sites = Au must be left out where no chi or J sees the surroundings: use kind solved or "
+            "site_constants environment",
+        ),
+        (
+            {"kind": "solved", "constant_sites": ("Gold",)},
+            "constant_sites = Gold must be chemical symbols: correct them",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(charges: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match="must be") as refused:
+        ChargeSpec.model_validate(charges)
+    assert sentence in str(refused.value)
+
+
+def test_one_network_is_exported_and_lent_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="exported") as refused:
+        export_metatomic(make_model(charges={"own_network": True}), tmp_path / "model.pt")
+    assert str(refused.value) == (
+        "own_network = true must be none to be exported: what is exported has the features of one network"
+    )
+    with pytest.raises(ValueError, match="own_network") as refused:
+        FeatureHeads(3, ["H"], ChargeSpec(own_network=True), 4.0, "other")
+    assert str(refused.value) == (
+        "own_network = true must be left out: these heads take the features of another model"
     )
 
 
