@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-PARTS = ("water", "electrodes", "setup", "batches", "memory", "start")
+PARTS = ("water", "electrodes", "setup", "hybrid", "batches", "memory", "start")
 WATER_SIZES = ("3k", "12k", "48k", "192k")
 CELL_SIZES = ("2k", "8k", "30k")
 PEERS = ("lammps", "openmm", "nvalchemi", "torch-pme", "mlipops")
@@ -20,6 +20,7 @@ DESCRIPTION = """Our speed beside other programs', in turns in one run, at equal
     water        energy and forces of water boxes of 3,000 to 192,000 atoms
     electrodes   charges and forces of a step of gold/water/salt cells of 2,208, 7,624 and 30,092 atoms
     setup        the electrode matrix until the first charges
+    hybrid       a step of 1,500 atoms with the model in the box, and of its local part alone
     batches      many cells of 200 atoms at once
     memory       peak of one energy and forces per atom, in fresh processes
     start        first energy of a fresh process, and grahame --help
@@ -95,7 +96,17 @@ def run(options: argparse.Namespace, say: Say) -> Row:
     # Only now: `--help` and mistakes answer at once, and threads are set before libraries start.
     for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
         os.environ.setdefault(f"{name}_NUM_THREADS", "1")
-    from examples.benchmarks.speed import batches, electrodes, engines, memory, setup, start, summary, water
+    from examples.benchmarks.speed import (
+        batches,
+        electrodes,
+        engines,
+        hybrid_step,
+        memory,
+        setup,
+        start,
+        summary,
+        water,
+    )
     from examples.benchmarks.speed.machine import commit, machine, moment
     from examples.benchmarks.speed.published import PUBLISHED
     from examples.benchmarks.speed.settings import Settings
@@ -164,6 +175,11 @@ def run(options: argparse.Namespace, say: Say) -> Row:
                     size,
                     setup.measure(size, names, min(3, options.rounds), settings, folder, options.slow, say),
                 )
+        elif part == "hybrid":
+            for threads in options.threads:
+                for compiled in (False,) if options.quick else (False, True):
+                    row = hybrid_step.measure(threads, compiled, options.rounds, options.quick, say)
+                    keep(part, f"{threads} {'compiled' if compiled else 'plain'}", row)
         elif part == "batches":
             target = max(options.targets)
             for row in batches.measure(

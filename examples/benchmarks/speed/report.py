@@ -15,6 +15,7 @@ def show(results: Row, console: Console) -> None:
         ("water", water),
         ("electrodes", electrodes),
         ("setup", setup),
+        ("hybrid", hybrid),
         ("batches", batches),
         ("memory", memory),
     ):
@@ -127,6 +128,28 @@ def setup(rows: dict[str, Row]) -> Table:
                 _spread(one["seconds"], 2) if found else "-",
                 f"{one['boundary']}, {one['label']}" if found else one["status"],
             )
+    return table
+
+
+def hybrid(rows: dict[str, Row]) -> Table:
+    """Steps with a learned model."""
+    table = _table(
+        "hybrid: forces of the model in the box at held potentials, ms, and of its local part alone",
+        "atoms", "threads", "compiled", "step", "local part", "electrostatics adds", "ns/day at 0.5 fs",
+    )  # fmt: skip
+    for row in rows.values():
+        if row["status"] != "measured":
+            table.add_row("-", str(row["threads"]), *["-"] * 4, row["status"])
+            continue
+        table.add_row(
+            f"{row['atoms']:,}",
+            str(row["threads"]),
+            "yes" if row["compiled"] else "no",
+            _spread(row["step_ms"]),
+            _spread(row["local_ms"]),
+            f"{100 * row['added']:.0f} %",
+            f"{row['ns_per_day']:.2f}",
+        )
     return table
 
 

@@ -63,7 +63,7 @@ def judged(results: Row) -> list[Row]:
     }
     for atoms, target in targets.SETUP.items():
         out.append(targets.judge(target, setups.get(atoms, {}).get("seconds", {}).get("median")))
-    out += _exponents(results) + _threads(results) + _memory(results)
+    out += _hybrid(results) + _exponents(results) + _threads(results) + _memory(results)
     return out
 
 
@@ -85,6 +85,16 @@ def _electrodes(results: Row) -> list[Row]:
         if not some:
             out.append(targets.judge(target, None))
     return out
+
+
+def _hybrid(results: Row) -> list[Row]:
+    out = []
+    for row in results.get("hybrid", {}).values():
+        if row["status"] == "measured":
+            how = f"{row['threads']} thread{'s' * (row['threads'] > 1)}{', compiled' * row['compiled']}"
+            name = f"{targets.ADDED.name}, {row['atoms']:,} atoms, {how}"
+            out.append(targets.judge(replace(targets.ADDED, name=name), row["added"]))
+    return out or [targets.judge(targets.ADDED, None)]
 
 
 def _exponents(results: Row) -> list[Row]:

@@ -1,0 +1,90 @@
+"""Part "hybrid": a step with the model in the box at constant potential, and what electrostatics adds to the model alone."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from examples.benchmarks.speed.measures import spread
+from examples.benchmarks.speed.turns import ROOT, environment
+
+Row = dict[str, Any]
+
+STEP_FS = 0.5
+_TURNS = """
+import json, sys, time
+import numpy as np, torch
+from grahame.electrostatics import Coulomb, Electrode
+from grahame.hybrid import HybridCalculator
+from grahame.hybrid.build import build_cell
+from grahame.hybrid.model_file import open_model
+from grahame.hybrid.shortrange.base import Response
+from grahame.hybrid.shortrange.learned import LearnedShortRange
+rounds, steps, compiled, quick = json.loads(sys.argv[1])
+size, gap = ((3, 4, 2), 20.0) if quick else ((6, 6, 3), 25.0)
+atoms = build_cell("Au(111)", size=size, gap=gap, concentration=1.0, seed=1)
+model = open_model("au-water-nacl")
+groups = [Electrode(np.flatnonzero(atoms.arrays["electrode"] == g), potential=2.0 * g) for g in (0, 1)]
+def calculator():
+    short = LearnedShortRange(model, compile=compiled)
+    return HybridCalculator(short, Coulomb("slab", accuracy=model.spec.accuracy), groups)
+atoms.calc = calculator()
+alone = LearnedShortRange(model, compile=compiled)
+alone.set_solved(np.concatenate([e.indices for e in groups]))
+n, rng = len(atoms), np.random.default_rng(0)
+nothing = Response(np.zeros(n), np.zeros(n), np.zeros(n))
+mobile = (atoms.arrays["electrode"] < 0)[:, None]
+start, direction = atoms.get_positions(), rng.normal(size=(n, 3)) * mobile
+cell, pbc = np.array(atoms.cell), tuple(bool(p) for p in atoms.pbc)
+# There and back again, as far as atoms go in a few steps: lists are made anew about as often as in a run.
+walk = 0.02 * np.concatenate([np.arange(20), np.arange(20, 0, -1)])
+at = {"full": 0, "local": 0}
+def places(which):
+    at[which] = (at[which] + 1) % len(walk)
+    return start + walk[at[which]] * direction
+def full():
+    atoms.set_positions(places("full"))
+    atoms.get_forces()
+def local():
+    alone.compute(places("local"), atoms.numbers.astype(np.int64), cell, pbc, False).derivatives(nothing)
+found = {"full": [], "local": []}
+for which in (full, local):
+    for _ in range(3):
+        which()
+for _ in range(rounds):
+    for name, which in (("full", full), ("local", local)):
+        begin = time.perf_counter()
+        for _ in range(steps):
+            which()
+        found[name].append(1e3 * (time.perf_counter() - begin) / steps)
+print(json.dumps({"atoms": n, "threads": torch.get_num_threads()} | found))
+"""
+
+
+def measure(threads: int, compiled: bool, rounds: int, quick: bool, say: Callable[[str], None]) -> Row:
+    """Milliseconds of a step: forces at held potentials, and of the local model's energy alone, in turns."""
+    say(f"hybrid: {threads} thread{'s' * (threads > 1)}{', compiled' * compiled}")
+    done = subprocess.run(
+        [sys.executable, "-c", _TURNS, json.dumps([rounds, 4 if quick else 20, compiled, quick])],
+        cwd=ROOT,
+        env=environment(threads),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"status": f"failed: {lines[-1] if lines else done.returncode}", "threads": threads}
+    found = json.loads(done.stdout.splitlines()[-1])
+    full, local = spread(found["full"]), spread(found["local"])
+    return {
+        "status": "measured",
+        "atoms": found["atoms"],
+        "threads": found["threads"],
+        "compiled": compiled,
+        "step_ms": full,
+        "local_ms": local,
+        "added": full["median"] / local["median"] - 1.0,
+        "ns_per_day": 86.4 * STEP_FS / full["median"],
+    }
