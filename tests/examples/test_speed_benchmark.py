@@ -157,7 +157,7 @@ def test_sizes_are_sorted_to_the_parts_that_have_them() -> None:
     [
         (
             ["speed"],
-            "part = speed must be one of water, electrodes, setup, batches, memory, start: choose some of these",
+            "part = speed must be one of water, electrodes, setup, hybrid, batches, memory, start: choose some of these",
         ),
         (["--quick", "--publish"], "--publish must go without --quick: tiny systems show nothing"),
         (
