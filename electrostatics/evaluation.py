@@ -10,17 +10,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from grahame.electrostatics.system import System, Triple
+from grahame.electrostatics.system import HalfList, System, Triple
 from grahame.kernels import dispatch
-from grahame.kernels.cpu_pair_matrix import pairs_with
-from grahame.kernels.operators import pair_indices
+from grahame.kernels.neighbors import RowPairs
 
 
-def _places_with(marked: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Places in a list of the pairs with a marked atom, ascending."""
-    if i.device.type == "cpu" and i.dtype == torch.int32:
-        return torch.from_numpy(pairs_with(marked.numpy(), pair_indices(i), pair_indices(j)))
-    return (marked[i.long()] | marked[j.long()]).nonzero()[:, 0]
+def _same_list(one: Triple, other: Triple) -> bool:
+    if isinstance(one, HalfList) or isinstance(other, HalfList):
+        return isinstance(one, HalfList) and isinstance(other, HalfList) and one.found is other.found
+    return one[0].data_ptr() == other[0].data_ptr()
 
 
 class SolvedPairs:
@@ -29,7 +27,7 @@ class SolvedPairs:
     def __init__(self) -> None:
         self._solved: Tensor | None = None
         self._place = torch.zeros(0, dtype=torch.int32)
-        self._list: Tensor | None = None
+        self._list: Triple | None = None
         self._felt: Triple | None = None
         self._inner: Triple | None = None
 
@@ -37,12 +35,17 @@ class SolvedPairs:
         """The pairs with a solved atom, all that solved atoms feel; None where there is no list to shorten."""
         if system.pairs is None or system.parameters.method == "exact":
             return None
-        i, j, shifts = system.pairs
         place = self.places(system, solved)
-        # The old list is held here, so its memory is no other list's.
-        if self._felt is None or self._list is None or self._list.data_ptr() != i.data_ptr():
-            near = _places_with(place >= 0, i, j)
-            self._list, self._felt, self._inner = i, (i[near], j[near], shifts[near]), None
+        # The old list is held here, so that no other one can have its identity.
+        if self._felt is None or self._list is None or not _same_list(self._list, system.pairs):
+            self._list, self._inner = system.pairs, None
+            if isinstance(system.pairs, HalfList):
+                rows = system.pairs.found.rows.with_atoms((place >= 0).numpy())
+                self._felt = HalfList(RowPairs(rows))
+            else:
+                i, j, shifts = system.pairs
+                near = ((place[i.long()] >= 0) | (place[j.long()] >= 0)).nonzero()[:, 0]
+                self._felt = (i[near], j[near], shifts[near])
         return self._felt
 
     def inner(self, system: System, solved: Tensor) -> Triple | None:

@@ -67,10 +67,42 @@ class PairRows:
         """The same of the pairs in `near`."""
         return self._unsorted(self.near[:, 0], self.near[:, 1], self.near[:, 2:].copy())
 
+    def with_atoms(self, marked: NDArray[np.bool_]) -> "PairRows":
+        """The pairs of which one atom, or both, are marked; `near` is left out.
+
+        Args:
+            marked: (n,) by atom.
+        """
+        some = _rows_with(marked[self.order], self.rows, self.start, self.j)
+        return PairRows(self.order, self.base, *some, np.zeros((0, 5), np.int32))
+
     def _unsorted(self, first: Short, second: Short, shifts: Short) -> tuple[Short, Short, Short]:
         shifts += self.base[first]
         shifts -= self.base[second]
         return self.order[first], self.order[second], shifts
+
+
+@numba.njit(cache=True, nogil=True)
+def _rows_with(marked: NDArray[np.bool_], rows: Short, start: Ints, j: Short) -> tuple[Short, Ints, Short]:
+    """Rows, their first pairs and second places of the pairs with a marked place; rows without one are dropped.
+
+    Limited by the memory traffic of the list.
+    """
+    found, first, second = np.empty_like(rows), np.empty(len(start), np.int64), np.empty(len(j), np.int32)
+    count, kept = 0, 0
+    first[0] = 0
+    for row in range(len(rows)):
+        own, before = marked[rows[row, 0]], count
+        for k in range(start[row], start[row + 1]):
+            # Written always, kept when marked: no branch to mispredict.
+            second[count] = j[k]
+            count += 1 if own or marked[j[k]] else 0
+        if count > before:
+            for d in range(4):
+                found[kept, d] = rows[row, d]
+            kept += 1
+            first[kept] = count
+    return found[:kept].copy(), first[: kept + 1].copy(), second[:count].copy()
 
 
 def half_rows(

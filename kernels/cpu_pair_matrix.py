@@ -73,18 +73,6 @@ def _product(
         out[row] += total
 
 
-@numba.njit(cache=True, nogil=True)
-def pairs_with(marked: NDArray[np.bool_], i: Short, j: Short) -> NDArray[np.int64]:
-    """Places in a list of the pairs with a marked atom, ascending; limited by the memory traffic of the list."""
-    out = np.empty(len(i), np.int64)
-    count = 0
-    for k in range(len(i)):
-        # Written always, kept when marked: no branch to mispredict.
-        out[count] = k
-        count += 1 if marked[i[k]] or marked[j[k]] else 0
-    return out[:count].copy()
-
-
 class PairMatrix:
     """The pair sum of one geometry as a sparse symmetric matrix, for many charges."""
 

@@ -7,7 +7,7 @@ import torch
 from grahame.electrostatics import Coulomb
 from grahame.electrostatics.evaluation import Evaluation, SolvedPairs
 from grahame.electrostatics.system import System
-from grahame.kernels.cpu_pair_matrix import pairs_with
+from grahame.kernels.cpu_neighbors import half_rows
 
 SOLVED = torch.tensor([3, 4, 9, 0, 17, 11, 12])
 CELL = torch.tensor([[9.0, 0.0, 0.0], [2.0, 8.0, 0.0], [1.0, 0.5, 14.0]], dtype=torch.float64)
@@ -62,11 +62,15 @@ def test_lists_follow_the_solved_atoms_and_the_list_of_pairs() -> None:
         assert torch.equal(step.product(q[: len(solved)]), fresh.product(q[: len(solved)]))
 
 
-def test_the_pairs_with_a_marked_atom_are_found_in_order() -> None:
+def test_rows_with_marked_atoms_are_those_pairs_of_the_list() -> None:
     rng = np.random.default_rng(0)
-    i, j = rng.integers(0, 50, (2, 400)).astype(np.int32)
-    marked = rng.random(50) < 0.2
-    expected = np.flatnonzero(marked[i] | marked[j])
-    assert 0 < len(expected) < 400
-    assert np.array_equal(pairs_with(marked, i, j), expected)
-    assert len(pairs_with(np.zeros(50, dtype=bool), i, j)) == 0
+    x, cell = rng.uniform(-5.0, 15.0, (60, 3)), np.diag([9.0, 10.0, 11.0])
+    rows = half_rows(x, cell, (True, True, True), 4.0)
+    marked = rng.random(60) < 0.2
+    i, j, shifts = rows.triples()
+    expected = marked[i] | marked[j]
+    assert 0 < expected.sum() < len(i)
+    for found, whole in zip(rows.with_atoms(marked).triples(), (i, j, shifts)):
+        np.testing.assert_array_equal(found, whole[expected])
+    none = rows.with_atoms(np.zeros(60, dtype=bool))
+    assert len(none.rows) == len(none.j) == 0

@@ -22,7 +22,7 @@ from grahame.hybrid.model_file import open_model
 from grahame.hybrid.shortrange.base import Response
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 rounds, steps, compiled, quick = json.loads(sys.argv[1])
-size, gap = ((3, 4, 2), 20.0) if quick else ((6, 6, 3), 25.0)
+size, gap = ((3, 4, 2), 20.0) if quick else ((8, 8, 3), 27.0)
 atoms = build_cell("Au(111)", size=size, gap=gap, concentration=1.0, seed=1)
 model = open_model("au-water-nacl")
 groups = [Electrode(np.flatnonzero(atoms.arrays["electrode"] == g), potential=2.0 * g) for g in (0, 1)]
