@@ -46,7 +46,8 @@ def height(cell: Tensor) -> Tensor:
 
 def volume(cell: Tensor) -> Tensor:
     """Volume |det(cell)| in Å³, also for left-handed cells."""
-    return torch.abs(torch.linalg.det(cell))
+    triple: Tensor = torch.linalg.cross(cell[0], cell[1]) @ cell[2]
+    return torch.abs(triple)
 
 
 def plane_distances(cell: Tensor) -> Tensor:

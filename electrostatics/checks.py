@@ -38,9 +38,8 @@ def positions_of(value: Any, device: torch.device | str | None = None) -> Tensor
         )
     if len(x) == 0:
         raise ValueError("positions = 0 atoms must hold at least one atom: pass the atoms of the system")
-    bad = (~torch.isfinite(x)).any(1).nonzero()
-    if len(bad):
-        index = int(bad[0, 0])
+    if not _all_finite(x):
+        index = int((~torch.isfinite(x)).any(1).nonzero()[0, 0])
         shown = ", ".join(f"{v:g}" for v in x[index].tolist())
         raise ValueError(
             f"positions[{index}] = ({shown}) Å must be finite: check the structure or the previous step"
@@ -57,13 +56,17 @@ def per_atom(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor:
         raise ValueError(
             f"{name} = array of shape {tuple(v.shape)} must have shape ({n},): pass one value in {unit} per atom"
         )
-    bad = (~torch.isfinite(v)).nonzero()
-    if len(bad):
-        index = int(bad[0, 0])
+    if not _all_finite(v):
+        index = int((~torch.isfinite(v)).nonzero()[0, 0])
         raise ValueError(
             f"{name}[{index}] = {float(v[index]):g} {unit} must be finite: check where it comes from"
         )
     return v
+
+
+def _all_finite(v: Tensor) -> bool:
+    """One pass where all is well: a sum is finite only then, but for sums that overflow."""
+    return bool(torch.isfinite(v.detach().sum())) or bool(torch.isfinite(v).all())
 
 
 def columns_of(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor:
