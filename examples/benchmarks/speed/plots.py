@@ -80,7 +80,8 @@ def size_figure(results: Row, folder: Path) -> Path | None:
         axis.set(xscale="log", yscale="log", xlabel="atoms")
         axis.set_title(f"relative rms force error ≤ {target:.0e}", fontsize=10)
         axis.grid(alpha=0.3, which="both", lw=0.4)
-        axis.legend(fontsize=7.5, loc="upper left")
+        # Below the axes: nothing is hidden.
+        axis.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     axes[0][0].set_ylabel("energy + forces + neighbour list, ms")
     figure.suptitle(f"Water, one thread, {results['machine']['processor']}", fontsize=10)
     figure.tight_layout()
@@ -101,7 +102,7 @@ def error_figure(results: Row, folder: Path) -> Path | None:
     for r in rows:
         counts.setdefault(r["atoms"], set()).add(r["target"])
     atoms = max(counts, key=lambda n: (len(counts[n]), n))
-    figure, axis = plt.subplots(figsize=(6.2, 4.8))
+    figure, axis = plt.subplots(figsize=(8.2, 4.8))
     for engine in ENGINES:
         some = sorted(
             (r["engines"][engine]["error"], *_point(r["engines"][engine]))
@@ -120,7 +121,7 @@ def error_figure(results: Row, folder: Path) -> Path | None:
     axis.invert_xaxis()
     axis.set_title(f"Water, {atoms:,} atoms, one thread, {results['machine']['processor']}", fontsize=10)
     axis.grid(alpha=0.3, which="both", lw=0.4)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.tight_layout()
     path = folder / "results_speed_error.png"
     figure.savefig(path, dpi=150)
