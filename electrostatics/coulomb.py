@@ -192,60 +192,33 @@ class Coulomb:
         kind = Kind(positions, charges, cell, smearing, field, displacement, dtype=self.dtype)
         track = torch.is_grad_enabled() and kind.requires_grad
         with kernels_only(not track):
-            return self._one(
-                kind,
-                positions,
-                charges,
-                cell,
-                smearing,
-                exclusions,
-                field,
-                displacement,
-                forces,
-                stress,
-                track,
+            x, h, s = self._checked(positions, cell, smearing, kind)
+            q = checks.per_atom("charges", charges, len(x), "e", x)
+            e_field, d_field = self.check_fields(q, h, field, displacement)
+            # An open system has no volume: its stress is None.
+            stress = stress and h is not None
+            self_energy = 0.5 * self.coulomb_constant * gaussians.on_site_diagonal(s) * q**2
+            if not (track or stress):
+                values = self._first(self.bind(x, h, s, exclusions), q, e_field, d_field, forces)
+                return CoulombResult(*(kind.out(v, track) for v in (*values, None, self_energy)))
+            with torch.enable_grad():
+                leaf_q = variable(q, track)
+                leaf_x = variable(x, track) if forces else x
+                strain = x.new_zeros((3, 3), requires_grad=True) if stress else None
+                sx, sh = cells.apply_strain(leaf_x, h, strain)
+                system = self.bind(sx, sh, s, exclusions)
+                energy = system.energy(leaf_q) + self.field_energy(sx, leaf_q, sh, e_field, d_field)
+                wanted = [leaf_q] + ([leaf_x] if forces else []) + ([strain] if strain is not None else [])
+                gradients = list(torch.autograd.grad(energy, wanted, create_graph=track))
+            potential = gradients.pop(0)
+            force = -gradients.pop(0) if forces else None
+            tension = None
+            if strain is not None:
+                assert h is not None
+                tension = gradients.pop(0) / cells.volume(h)
+            return CoulombResult(
+                *(kind.out(v, track) for v in (energy, potential, force, tension, self_energy))
             )
-
-    def _one(
-        self,
-        kind: Kind,
-        positions: Any,
-        charges: Any,
-        cell: Any,
-        smearing: Any,
-        exclusions: Any,
-        field: Any,
-        displacement: Any,
-        forces: bool,
-        stress: bool,
-        track: bool,
-    ) -> CoulombResult:
-        """One cell; `track` keeps a graph."""
-        x, h, s = self._checked(positions, cell, smearing, kind)
-        q = checks.per_atom("charges", charges, len(x), "e", x)
-        e_field, d_field = self.check_fields(q, h, field, displacement)
-        # An open system has no volume: its stress is None.
-        stress = stress and h is not None
-        self_energy = 0.5 * self.coulomb_constant * gaussians.on_site_diagonal(s) * q**2
-        if not (track or stress):
-            values = self._first(self.bind(x, h, s, exclusions), q, e_field, d_field, forces)
-            return CoulombResult(*(kind.out(v, track) for v in (*values, None, self_energy)))
-        with torch.enable_grad():
-            leaf_q = variable(q, track)
-            leaf_x = variable(x, track) if forces else x
-            strain = x.new_zeros((3, 3), requires_grad=True) if stress else None
-            sx, sh = cells.apply_strain(leaf_x, h, strain)
-            system = self.bind(sx, sh, s, exclusions)
-            energy = system.energy(leaf_q) + self.field_energy(sx, leaf_q, sh, e_field, d_field)
-            wanted = [leaf_q] + ([leaf_x] if forces else []) + ([strain] if strain is not None else [])
-            gradients = list(torch.autograd.grad(energy, wanted, create_graph=track))
-        potential = gradients.pop(0)
-        force = -gradients.pop(0) if forces else None
-        tension = None
-        if strain is not None:
-            assert h is not None
-            tension = gradients.pop(0) / cells.volume(h)
-        return CoulombResult(*(kind.out(v, track) for v in (energy, potential, force, tension, self_energy)))
 
     def potential_at(
         self,

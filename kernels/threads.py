@@ -4,7 +4,7 @@ The compiled kernels release the interpreter's lock, so plain threads run them s
 writes its own output, and outputs are added in the order of the chunks: results do not depend on which
 thread ran first.
 
-Torch's own operations are small beside the kernels, and its threads keep spinning for milliseconds after each of them, on
+Torch's own operations are small beside the kernels, and its threads keep spinning after each of them, on
 the cores that the kernels want next: `kernels_only` keeps them on the calling thread.
 """
 

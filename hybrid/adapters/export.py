@@ -64,7 +64,8 @@ def export_metatomic(
         )
     if spec.charges.own_network:
         raise ValueError(
-            "own_network = true must be none to be exported: what is exported has the features of one network"
+            "own_network = true must be false to be exported: an engine is given one network; train charges on the features of the "
+            "energy"
         )
     require("metatomic.torch", "metatomic")
     if spec.charges.kind not in ("transfer", "none"):

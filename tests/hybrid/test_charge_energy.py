@@ -207,7 +207,8 @@ def test_one_network_is_exported_and_lent_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exported") as refused:
         export_metatomic(make_model(charges={"own_network": True}), tmp_path / "model.pt")
     assert str(refused.value) == (
-        "own_network = true must be none to be exported: what is exported has the features of one network"
+        "own_network = true must be false to be exported: an engine is given one network; train charges on the features of the "
+        "energy"
     )
     with pytest.raises(ValueError, match="own_network") as refused:
         FeatureHeads(3, ["H"], ChargeSpec(own_network=True), 4.0, "other")
