@@ -16,8 +16,10 @@ from torch import Tensor
 from grahame.electrostatics import accuracy as accuracy_law
 from grahame.electrostatics import cells, checks, exact, slab
 from grahame.electrostatics.accuracy import Parameters
+from grahame.electrostatics.arrays import host
 from grahame.electrostatics.system import HalfList, System
 from grahame.kernels import reference
+from grahame.kernels.cpu_pairs import as_rows
 from grahame.kernels.neighbors import NeighborList, Pairs, RowPairs, neighbor_pairs
 
 Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -81,6 +83,7 @@ class Binder:
         self._waves: Tensor | None = None
         self._neighbors: NeighborList | None = None
         self._on_device = OnDevice()
+        self._excluded = Excluded()
 
     def bind(
         self,
@@ -109,13 +112,10 @@ class Binder:
             parameters = self.parameters(fixed_x, fixed_h, s.detach())
         periodic = cells.PERIODIC[self.settings.boundary]
         excluded = None
-        listed = checks.exclusions_of(exclusions, len(x))
+        listed = self._excluded.checked(exclusions, len(x))
         if listed is not None:
             frame = np.zeros((3, 3)) if fixed_h is None else fixed_h.numpy()
-            places = fixed_x.numpy()
-            vectors = places[listed[:, 1]] - places[listed[:, 0]]
-            shifts = cells.nearest_image_shifts(vectors, frame, periodic)
-            excluded = self._on_device.excluded(listed, shifts, x.device)
+            excluded = self._excluded.nearest(listed, fixed_x.numpy(), frame, periodic, x.device)
         pairs = None
         if fixed_h is None:
             self._refuse_coincident(fixed_x, None, probes)
@@ -147,8 +147,8 @@ class Binder:
         frame = h.numpy()
         plan = self._plan
         if plan is not None and plan.atoms == len(x) and widest <= plan.widest and extent <= plan.extent:
-            strain = np.abs(np.linalg.solve(plan.cell, frame) - np.eye(3)).max()
-            if strain < _STRAIN:
+            same = np.array_equal(plan.cell, frame)
+            if same or np.abs(np.linalg.solve(plan.cell, frame) - np.eye(3)).max() < _STRAIN:
                 return plan.parameters
         self._waves = None
         self._plan = self._make_plan(x, h, widest, extent)
@@ -346,7 +346,6 @@ class OnDevice:
     def __init__(self) -> None:
         # Two: the operator's own list and that of the electrodes.
         self._pairs: list[tuple[Pairs, Triple]] = []
-        self._excluded: tuple[NDArray[np.int64], NDArray[np.int64], Triple] | None = None
 
     def pairs(self, found: Pairs, device: torch.device) -> Triple:
         """The pairs of a neighbour list, which gives the same object until it is made anew."""
@@ -360,15 +359,51 @@ class OnDevice:
         self._pairs = [(found, _list_tensors(found, device)), *self._pairs[:1]]
         return self._pairs[0][1]
 
-    def excluded(self, listed: NDArray[np.int64], shifts: NDArray[np.int64], device: torch.device) -> Triple:
-        """Excluded pairs (m,2) with the shifts (m,3) of their nearest images."""
-        if device.type != "cpu" and self._excluded is not None:
-            atoms, images, tensors = self._excluded
-            same = np.array_equal(atoms, listed) and np.array_equal(images, shifts)
-            if same and tensors[0].device == device:
+
+class Excluded:
+    """The excluded pairs: checked once as long as the same ones are given, listed once while their images stay the same."""
+
+    def __init__(self) -> None:
+        self._given: tuple[NDArray[Any], int, NDArray[np.int64] | None] | None = None
+        self._listed: tuple[NDArray[np.int64], NDArray[np.int64], Triple] | None = None
+
+    def checked(self, value: Any, atoms: int) -> NDArray[np.int64] | None:
+        """As `checks.exclusions_of`."""
+        if value is None:
+            return None
+        raw = host(value)
+        if self._given is not None:
+            known, number, found = self._given
+            if number == atoms and known.dtype == raw.dtype and np.array_equal(known, raw):
+                return found
+        found = checks.exclusions_of(raw, atoms)
+        self._given = raw.copy(), atoms, found
+        return found
+
+    def nearest(
+        self,
+        listed: NDArray[np.int64],
+        places: NDArray[np.float64],
+        frame: NDArray[np.float64],
+        periodic: tuple[bool, bool, bool],
+        device: torch.device,
+    ) -> Triple:
+        """Pairs (m,2) with the shifts (m,3) of their nearest images: the same object until one of them changes."""
+        shifts = cells.nearest_image_shifts(places[listed[:, 1]] - places[listed[:, 0]], frame, periodic)
+        if self._listed is not None:
+            atoms, images, tensors = self._listed
+            same = (device.type == "cpu") == isinstance(tensors, HalfList)
+            same = same and (device.type == "cpu" or tensors[0].device == device)
+            same = same and (atoms is listed or np.array_equal(atoms, listed))
+            if same and np.array_equal(images, shifts):
                 return tensors
-        self._excluded = listed, shifts, _tensors(*listed.T, shifts, device=device)
-        return self._excluded[2]
+        if device.type == "cpu":
+            i, j, images = (np.ascontiguousarray(c, dtype=np.int32) for c in (*listed.T, shifts))
+            found: Triple = HalfList(RowPairs(as_rows(len(places), i, j, images)))
+        else:
+            found = _tensors(*listed.T, shifts, device=device)
+        self._listed = listed, shifts, found
+        return found
 
 
 def _without_probes(pairs: Pairs, atoms: int, points: int) -> Pairs:

@@ -6,6 +6,7 @@ lies along x or that c is perpendicular to the surface.
 
 import itertools
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -60,6 +61,19 @@ def extend_along_normal(cell: Tensor, padding: float) -> Tensor:
     """The cell with its third vector lengthened by `padding` Å along the normal (negative: shortened)."""
     if padding == 0.0:
         return cell
+    if not cell.requires_grad and cell.device.type == "cpu" and cell.dtype == torch.float64:
+        return torch.from_numpy(_extended(cell.numpy().tobytes(), padding).copy())
+    return _extend(cell, padding)
+
+
+@lru_cache(maxsize=4)
+def _extended(cell: bytes, padding: float) -> NDArray[np.float64]:
+    """The same of a cell without graph, which stays the same from step to step."""
+    h = torch.from_numpy(np.frombuffer(cell).reshape(3, 3).copy())
+    return np.asarray(_extend(h, padding).numpy())
+
+
+def _extend(cell: Tensor, padding: float) -> Tensor:
     outward = torch.sign(torch.dot(cell[2], normal(cell))).detach() * normal(cell)
     return torch.stack([cell[0], cell[1], cell[2] + padding * outward])
 
@@ -88,19 +102,25 @@ def nearest_image_shifts(
     if not axes or len(vectors) == 0:
         return shifts
     # The pseudo-inverse projects out the directions that do not repeat.
-    rows = cell[axes]
-    inverse = np.linalg.pinv(rows)
+    rows = np.ascontiguousarray(cell[axes])
+    inverse, faces = _pseudo_inverse(rows.tobytes(), len(axes))
     fractional = vectors @ inverse
     near = np.rint(fractional)
     in_plane = (fractional - near) @ rows
-    faces = 1.0 / np.linalg.norm(inverse, axis=0)
-    unsure = np.flatnonzero((in_plane**2).sum(1) > (0.5 * faces.min()) ** 2)
+    unsure = np.flatnonzero(np.einsum("ij,ij->i", in_plane, in_plane) > (0.5 * faces) ** 2)
     if len(unsure):
         steps = np.array(list(itertools.product(range(-2, 3), repeat=len(axes))), dtype=float)
         trial = in_plane[unsure][:, None, :] - (steps @ rows)[None]
         near[unsure] += steps[(trial**2).sum(-1).argmin(1)]
     shifts[:, axes] = -near.astype(np.int64)
     return shifts
+
+
+@lru_cache(maxsize=4)
+def _pseudo_inverse(rows: bytes, count: int) -> tuple[NDArray[np.float64], float]:
+    """Of `count` cell vectors, which stay the same from step to step; and the smallest distance of faces."""
+    inverse: NDArray[np.float64] = np.linalg.pinv(np.frombuffer(rows).reshape(count, 3))
+    return inverse, float((1.0 / np.linalg.norm(inverse, axis=0)).min())
 
 
 def apply_strain(x: Tensor, h: Tensor | None, strain: Tensor | None) -> tuple[Tensor, Tensor | None]:

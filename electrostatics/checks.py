@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grahame.electrostatics import cells
 from grahame.electrostatics.arrays import host
 
 Array: TypeAlias = NDArray[Any] | Tensor | Sequence[Any]
@@ -124,7 +125,7 @@ def cell_of(value: Any, boundary: str, like: Tensor) -> Tensor | None:
     if not bool(torch.isfinite(h).all()):
         raise ValueError("cell must be finite: it holds NaN or infinity; check the structure")
     lengths = torch.linalg.vector_norm(h.detach(), dim=1)
-    volume = float(torch.abs(torch.linalg.det(h.detach())))
+    volume = float(cells.volume(h.detach()))
     if volume <= 1e-6 * float(lengths.prod()) or volume == 0.0:
         raise ValueError(
             f"cell volume = {volume:g} Å³ must be greater than zero: its vectors are missing or lie in one plane; "

@@ -365,7 +365,8 @@ class ConstantPotential:
             q = p.q.index_put((p.site.solved,), solved)
             leaf = q.view_as(q) if q.requires_grad else q.detach().requires_grad_()
             (kq,) = torch.autograd.grad(system.energy(leaf), leaf, create_graph=True)
-            potential = kq + p.external(system, strength)
+            external = p.external(system, strength)
+            potential = kq if external is None else kq + external
             mismatch, means = p.stationarity(potential, q)
             assert system.cell is not None or strength is None
             length = None if strength is None or system.cell is None else cells.height(system.cell)
@@ -392,7 +393,9 @@ class ConstantPotential:
         charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_(found is None)
         site, on_solved = p.site, charges[p.site.solved]
         inner = system.energy(charges) if found is None else found.energy
-        inner = inner + (charges * p.external(system, strength)).sum()
+        external = p.external(system, strength)
+        if external is not None:
+            inner = inner + charges @ external
         inner = inner + (site.electronegativity * on_solved + 0.5 * site.hardness * on_solved**2).sum()
         field_energy, field = inner.new_zeros(()), inner.new_zeros(3)
         along = strength if strength is not None else p.strength(h)
@@ -406,8 +409,7 @@ class ConstantPotential:
             assert h is not None
             inner = inner + fields.displacement_energy(h, p.displacement, k)
             field = fields.displaced_field(system.positions, charges, h, p.displacement, k)
-        by_charge = torch.tensor(p.held.by_charge, device=q.device)
-        psi = torch.where(by_charge, torch.zeros_like(p.held.potentials), p.held.potentials)
+        psi = p.held.psi()
         group_charges = charges.new_zeros(len(self.electrodes)).index_add(0, site.group_of, on_solved)
         work = (psi * group_charges).sum()
         omega = inner - work + field_energy
@@ -422,18 +424,21 @@ class ConstantPotential:
             on_site = site.electronegativity + site.hardness * on_solved - psi[site.group_of]
             potential = gradients.pop(0).index_add(0, site.solved, -on_site)
         else:
-            potential, acting = found.potential + p.external(system, strength), p.acting(h, strength)
+            potential, acting = found.potential, p.acting(h, strength)
+            if external is not None:
+                potential = potential + external
             gradients = [] if found.gradient is None else [found.gradient]
             if gradients and acting is not None:
                 gradients[0] = gradients[0] - charges[:, None] * acting
         mismatch, means = p.stationarity(potential, charges)
         multiplier = mismatch.new_zeros(())
+        some = any(p.held.by_charge)
         if p.total_charge is not None and not all(p.held.by_charge):
-            multiplier = mismatch[~by_charge[site.group_of]].mean()
+            multiplier = (mismatch[~p.held.at_charge()[site.group_of]] if some else mismatch).mean()
         out = {
             "charges": charges,
             "electrode_charges": group_charges,
-            "potentials": torch.where(by_charge, means + multiplier, p.held.potentials),
+            "potentials": torch.where(p.held.at_charge(), means + multiplier, psi) if some else psi,
             "multiplier": multiplier,
             "energy": omega,
             "internal_energy": inner,

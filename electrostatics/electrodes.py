@@ -133,6 +133,16 @@ class Held:
     charges: Tensor
     by_charge: tuple[bool, ...]
 
+    def at_charge(self) -> Tensor:
+        """`by_charge` (groups,) where the potentials are."""
+        return torch.tensor(self.by_charge, device=self.potentials.device)
+
+    def psi(self) -> Tensor:
+        """(groups,) V: the held potentials, 0 for groups at a charge."""
+        if not any(self.by_charge):
+            return self.potentials
+        return torch.where(self.at_charge(), torch.zeros_like(self.potentials), self.potentials)
+
 
 def what_is_held(
     electrodes: Sequence[Electrode], potentials: Any, charges: Any, device: torch.device

@@ -5,7 +5,8 @@
 A is positive definite where it matters, in the null space of the constraints, and often nowhere else (a
 charged slab's A has eigenvalues of -600 eV/e²). Everything therefore happens in the null space: P removes
 the mean of every constrained set, and P A P is completed by tau u u' on the set vectors u, which changes
-nothing in the null space and makes a Cholesky factorisation possible.
+nothing in the null space and makes a Cholesky factorisation possible. What is kept of it is the inverse: a product
+with one triangle of it passes through memory once, where two triangular solves pass twice, one number after the other.
 """
 
 from collections.abc import Callable
@@ -60,6 +61,12 @@ class Constraints:
         """One value per set, given to each of its atoms (0 to atoms in none)."""
         return torch.cat([values, values.new_zeros((1, *values.shape[1:]))])[self._slots]
 
+    def shifted(self, v: Tensor, wanted: Tensor) -> Tensor:
+        """v (n,) moved by one number in each set, so that the sums are those wanted."""
+        if self.count == 1 and self._whole:
+            return v + (wanted[0] - v.sum()) / len(v)
+        return v + self.spread((wanted - self.sums(v)) / self.sizes())
+
     def project(self, v: Tensor) -> Tensor:
         """P v: remove the mean over each set."""
         if self.count == 0:
@@ -76,7 +83,7 @@ class Constraints:
 
 
 class Factor:
-    """Cholesky factor of A in the null space of the constraints.
+    """Inverse of A in the null space of the constraints, by its Cholesky factor.
 
     Args:
         matrix: A (n,n) in eV/e².
@@ -90,14 +97,15 @@ class Factor:
         self.constraints = constraints
         self._matrix = matrix.detach()
         self._tau = float(self._matrix.diagonal().abs().mean())
-        self._cholesky = _cholesky(self._completed())
-        if self._cholesky is None:
+        inverse = _inverse(self._completed())
+        if inverse is None:
             smallest = float(np.linalg.eigvalsh(self._projected)[0])
             raise ValueError(
                 f"smallest eigenvalue of the electrode matrix = {smallest:.4g} eV/e² must be greater than zero: "
                 "charges would grow without bound; widen the Gaussians less than half the nearest-neighbour distance, "
                 "add hardness, or check for atoms that nearly coincide"
             )
+        self._inverse = inverse
         self._spectrum: tuple[float, float] | None = None
 
     def _completed(self) -> Tensor:
@@ -120,14 +128,8 @@ class Factor:
 
     def solve(self, r: Tensor) -> Tensor:
         """(P A P)^-1 P r in the null space, for r (n,) or (n,m)."""
-        assert self._cholesky is not None
         b = self.constraints.project(r).detach()
-        if isinstance(self._cholesky, Tensor):
-            x = torch.cholesky_solve(b.reshape(len(b), -1), self._cholesky).reshape(b.shape)
-        else:
-            found, _ = scipy.linalg.lapack.dpotrs(self._cholesky[0], b.numpy(), lower=1)
-            x = torch.as_tensor(found)
-        return self.constraints.project(x)
+        return self.constraints.project(symmetric_product(self._inverse, b))
 
     @property
     def spectrum(self) -> tuple[float, float]:
@@ -181,16 +183,28 @@ class Factor:
         return 1.0 / ends[0], ends[1]
 
 
-def _cholesky(matrix: Tensor) -> tuple[NDArray[np.float64], bool] | Tensor | None:
-    """The lower factor where the matrix lies: scipy's on the CPU; None if it is not positive definite."""
+def _inverse(matrix: Tensor) -> Tensor | None:
+    """The inverse where the matrix lies, on the CPU its upper triangle; None if the matrix is not positive definite."""
     if matrix.device.type == "cpu":
-        try:
-            # The transpose is the same matrix, in the order of LAPACK: nothing is copied.
-            return scipy.linalg.cho_factor(matrix.numpy().T, lower=True, overwrite_a=True)
-        except scipy.linalg.LinAlgError:
+        # The transpose is the same matrix, in the order of LAPACK: nothing is copied.
+        factor, failed = scipy.linalg.lapack.dpotrf(matrix.numpy().T, lower=1, clean=0, overwrite_a=1)
+        if failed:
             return None
+        found, _ = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
+        return torch.from_numpy(found.T)
     lower, failed = torch.linalg.cholesky_ex(matrix)
-    return None if int(failed) else lower
+    return None if int(failed) else torch.cholesky_inverse(lower)
+
+
+def symmetric_product(matrix: Tensor, v: Tensor) -> Tensor:
+    """A v of a symmetric A (n,n) and v (n,) or (n,m); on the CPU from its upper triangle, limited by reading that once."""
+    if matrix.device.type != "cpu":
+        return matrix @ v
+    # By columns, as BLAS counts them, the upper triangle is the lower one.
+    triangle, columns = matrix.numpy().T, v.numpy()
+    if v.ndim == 1:
+        return torch.from_numpy(scipy.linalg.blas.dsymv(1.0, triangle, columns, lower=1))
+    return torch.from_numpy(np.ascontiguousarray(scipy.linalg.blas.dsymm(1.0, triangle, columns, lower=1)))
 
 
 class ConstrainedInverse(torch.autograd.Function):

@@ -4,13 +4,13 @@ In real space solved atoms feel the pairs that they take part in, which are pick
 same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from grahame.electrostatics.system import HalfList, System, Triple
+from grahame.electrostatics.system import Felt, HalfList, System, Triple
 from grahame.kernels import dispatch
 from grahame.kernels.neighbors import RowPairs
 
@@ -21,61 +21,96 @@ def _same_list(one: Triple, other: Triple) -> bool:
     return one[0].data_ptr() == other[0].data_ptr()
 
 
-class SolvedPairs:
-    """The pairs with a solved atom, and those of two, kept while the list of pairs stays the same."""
+class _Shortened:
+    """What solved atoms see of one list: the pairs with a solved atom, and those of two; kept while it stays the same."""
 
     def __init__(self) -> None:
-        self._solved: Tensor | None = None
-        self._place = torch.zeros(0, dtype=torch.int32)
         self._list: Triple | None = None
         self._felt: Triple | None = None
         self._inner: Triple | None = None
 
-    def felt(self, system: System, solved: Tensor) -> Triple | None:
-        """The pairs with a solved atom, all that solved atoms feel; None where there is no list to shorten."""
-        if system.pairs is None or system.parameters.method == "exact":
-            return None
-        place = self.places(system, solved)
+    def felt(self, listed: Triple, place: Tensor) -> Triple:
+        """Pairs with a solved atom; `place` (n,) is that of every atom among the solved ones, -1 for the others."""
         # The old list is held here, so that no other one can have its identity.
-        if self._felt is None or self._list is None or not _same_list(self._list, system.pairs):
-            self._list, self._inner = system.pairs, None
-            if isinstance(system.pairs, HalfList):
-                rows = system.pairs.found.rows.with_atoms((place >= 0).numpy())
-                self._felt = HalfList(RowPairs(rows))
+        if self._felt is None or self._list is None or not _same_list(self._list, listed):
+            self._list, self._inner = listed, None
+            if isinstance(listed, HalfList):
+                self._felt = HalfList(RowPairs(listed.found.rows.with_atoms((place >= 0).numpy())))
             else:
-                i, j, shifts = system.pairs
+                i, j, shifts = listed
                 near = ((place[i.long()] >= 0) | (place[j.long()] >= 0)).nonzero()[:, 0]
                 self._felt = (i[near], j[near], shifts[near])
         return self._felt
 
-    def inner(self, system: System, solved: Tensor) -> Triple | None:
-        """The pairs of two solved atoms in the numbering of `solved`; None in an open system, which has no list."""
-        if system.pairs is None:
-            return None
-        felt = self.felt(system, solved)
-        if felt is None:
-            return self.both(system.pairs, system, solved)
+    def inner(self, listed: Triple, place: Tensor) -> Triple:
+        """Pairs of two solved atoms, in the numbering of these."""
+        felt = self.felt(listed, place)
         if self._inner is None:
-            self._inner = self.both(felt, system, solved)
+            self._inner = _both(felt, place)
         return self._inner
 
-    def both(self, pairs: Triple, system: System, solved: Tensor) -> Triple:
-        """Those of any pairs whose atoms are both solved, in the numbering of `solved`."""
-        place = self.places(system, solved).to(pairs[0].dtype)
-        i, j = place[pairs[0].long()], place[pairs[1].long()]
-        inside = ((i >= 0) & (j >= 0)).nonzero()[:, 0]
-        return i[inside], j[inside], pairs[2][inside]
 
-    def places(self, system: System, solved: Tensor) -> Tensor:
+def _both(pairs: Triple, place: Tensor) -> Triple:
+    i, j, shifts = pairs
+    place = place.to(i.dtype)
+    i, j = place[i.long()], place[j.long()]
+    inside = ((i >= 0) & (j >= 0)).nonzero()[:, 0]
+    return i[inside], j[inside], shifts[inside]
+
+
+class SolvedPairs:
+    """The lists of solved atoms, pairs and excluded pairs, kept from step to step."""
+
+    def __init__(self) -> None:
+        self._solved: Tensor | None = None
+        self._place = torch.zeros(0, dtype=torch.int32)
+        self._pairs, self._excluded = _Shortened(), _Shortened()
+
+    def felt(self, system: System, solved: Tensor) -> Felt | None:
+        """All pairs that solved atoms feel; None where there is no list to shorten."""
+        if system.pairs is None or system.parameters.method == "exact":
+            return None
+        place = self._places(system, solved)
+        excluded = None
+        if system.excluded is not None:
+            some = self._excluded.felt(system.excluded, place)
+            excluded = some if len(_firsts(some)) else None
+        return self._pairs.felt(system.pairs, place), excluded
+
+    def inner(self, system: System, solved: Tensor) -> tuple[Triple | None, Triple | None]:
+        """Pairs, and excluded pairs, of two solved atoms in the numbering of `solved`; None where there are none to list."""
+        place = self._places(system, solved)
+        pairs = None
+        if system.pairs is not None:
+            # Those of an exact sum are found anew in every step.
+            exact = system.parameters.method == "exact"
+            pairs = _both(system.pairs, place) if exact else self._pairs.inner(system.pairs, place)
+        return pairs, self.inner_excluded(system, solved)
+
+    def inner_excluded(self, system: System, solved: Tensor) -> Triple | None:
+        """Excluded pairs of two solved atoms in the numbering of `solved`; None where there are none."""
+        if system.excluded is None:
+            return None
+        inner = self._excluded.inner(system.excluded, self._places(system, solved))
+        return inner if len(inner[0]) else None
+
+    def _places(self, system: System, solved: Tensor) -> Tensor:
         """Place of every atom among the solved ones, -1 for the others, (n,)."""
         n, known = len(system.positions), self._solved
-        same = known is not None and known.device == solved.device and torch.equal(known, solved)
+        same = known is not None and (
+            known is solved or (known.device == solved.device and torch.equal(known, solved))
+        )
         if not same or len(self._place) != n:
             place = torch.full((n,), -1, dtype=torch.int32, device=solved.device)
             place[solved] = torch.arange(len(solved), dtype=torch.int32, device=solved.device)
             self._solved, self._place = solved, place
-            self._list, self._felt, self._inner = None, None, None
+            self._pairs, self._excluded = _Shortened(), _Shortened()
         return self._place
+
+
+def _firsts(pairs: Triple) -> Sized:
+    """The first atoms of a list, or what tells as well whether there are any."""
+    return pairs.found.rows.j if isinstance(pairs, HalfList) else pairs[0]
 
 
 class Evaluation:
@@ -90,11 +125,12 @@ class Evaluation:
     def __init__(self, system: System, solved: Tensor, pairs: SolvedPairs) -> None:
         self._system = system.detached()
         self._solved, self._pairs = solved, pairs
+        self._felt = pairs.felt(self._system, solved)
         self._product: Callable[[Tensor], Tensor] | None = None
 
     def at_solved(self, charges: Tensor) -> Tensor:
         """dE/dq (s,) in V of the solved atoms, for charges (n,)."""
-        return self._system.potential(charges, self._pairs.felt(self._system, self._solved))[self._solved]
+        return self._system.potential(charges, self._felt)[self._solved]
 
     def first(self, charges: Tensor, forces: bool) -> dispatch.First:
         """As `System.first`."""
@@ -104,12 +140,9 @@ class Evaluation:
         """Potentials (s,) in V of charges (s,) on the solved atoms alone, at these atoms."""
         if self._product is None:
             s, solved = self._system, self._solved
+            pairs, excluded = self._pairs.inner(s, solved)
             part = replace(
-                s,
-                positions=s.positions[solved],
-                smearing=s.smearing[solved],
-                pairs=self._pairs.inner(s, solved),
-                excluded=None if s.excluded is None else self._pairs.both(s.excluded, s, solved),
+                s, positions=s.positions[solved], smearing=s.smearing[solved], pairs=pairs, excluded=excluded
             )
             self._product = part.operator()
         return self._product(v)

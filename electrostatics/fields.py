@@ -29,17 +29,6 @@ def polarization_energy(charges: Tensor, plane: Plane) -> Tensor:
     return 2 * math.pi / plane.volume * (charges * plane.heights).sum() ** 2
 
 
-def polarization_potential(charges: Tensor, plane: Plane) -> Tensor:
-    """Derivative of `polarization_energy` with respect to the charges, (n,) in e/Å."""
-    return 4 * math.pi / plane.volume * (charges * plane.heights).sum() * plane.heights
-
-
-def polarization_gradient(charges: Tensor, plane: Plane) -> Tensor:
-    """Derivative of `polarization_energy` with respect to the positions, (n,3) in e²/Å²."""
-    moment = (charges * plane.heights).sum()
-    return 4 * math.pi / plane.volume * moment * charges[:, None] * plane.normal
-
-
 def polarization_matrix(plane: Plane) -> Tensor:
     """(4 pi/V) z_i z_j, (n,n) in 1/Å."""
     return 4 * math.pi / plane.volume * plane.heights[:, None] * plane.heights[None, :]

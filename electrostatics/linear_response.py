@@ -23,7 +23,13 @@ from torch import Tensor
 from grahame.electrostatics.arrays import host
 from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.electrode_matrix import solved_matrix
-from grahame.electrostatics.equilibration import ConstrainedInverse, Constraints, Factor, conjugate_gradients
+from grahame.electrostatics.equilibration import (
+    ConstrainedInverse,
+    Constraints,
+    Factor,
+    conjugate_gradients,
+    symmetric_product,
+)
 from grahame.electrostatics.evaluation import Evaluation, SolvedPairs
 from grahame.electrostatics.system import System
 
@@ -44,6 +50,7 @@ class LinearProblem:
     Attributes:
         system: the operator at this geometry.
         solved, group_of: (s,) indices of the solved atoms and their electrodes.
+        group_sizes: (groups,) solved atoms of each electrode.
         by_charge: which electrodes are held at a charge.
         constraints, sums: sets of solved atoms and what their charges add up to, e.
         drive: (s,) psi - chi + E.r, without the field that follows charges, V.
@@ -56,6 +63,7 @@ class LinearProblem:
     system: System
     solved: Tensor
     group_of: Tensor
+    group_sizes: Tensor
     by_charge: tuple[bool, ...]
     constraints: Constraints
     sums: Tensor
@@ -69,8 +77,7 @@ class LinearProblem:
 
     def group_means(self, v: Tensor) -> Tensor:
         """Mean of v (s,) over each electrode."""
-        sizes = torch.bincount(self.group_of).to(torch.float64)
-        return v.new_zeros(len(sizes)).index_add(0, self.group_of, v) / sizes
+        return v.new_zeros(len(self.group_sizes)).index_add(0, self.group_of, v) / self.group_sizes
 
     def difference(self, means: Tensor) -> Tensor:
         """Top minus bottom."""
@@ -132,7 +139,7 @@ class LinearSolver:
         self._problem, self._fits = problem, {}
         self._evaluation = Evaluation(problem.system, problem.solved, self._pairs)
         self._follow(problem.drive.device)
-        self._inner = _inner_exclusions(problem)
+        self._inner = _inner_exclusions(problem, self._pairs)
         if self.mode == "iterative" or self._factor_fits(problem, exactly=alone):
             return
         n = len(problem.solved)
@@ -232,14 +239,14 @@ class LinearSolver:
     def _product(self, problem: LinearProblem, v: Tensor) -> Tensor:
         """A v, from the matrix where it belongs to this geometry, else from the operator."""
         if self._matrix is not None and self._factor_fits(problem):
-            return self._matrix @ v
+            return symmetric_product(self._matrix, v)
         return self._operate(problem, v)
 
     def _roughly(self, problem: LinearProblem, v: Tensor) -> Tensor:
         """A v where only its size matters: an aged matrix knows it, without a product with the operator."""
         matrix = self._matrix
         if matrix is not None and len(matrix) == len(v) and matrix.device == v.device:
-            return matrix @ v
+            return symmetric_product(matrix, v)
         return self._product(problem, v)
 
     def _operate(self, problem: LinearProblem, v: Tensor) -> Tensor:
@@ -282,7 +289,7 @@ class LinearSolver:
         c = problem.constraints
         guess = self._extrapolated(problem.drive)
         if c.count:
-            guess = guess + c.spread((problem.sums - c.sums(guess)) / c.sizes())
+            guess = c.shifted(guess, problem.sums)
         charges = problem.charges.index_put((problem.solved,), guess)
         inner = self.evaluation.at_solved(charges) + problem.hardness * guess
         strength = guess.new_zeros(()) if problem.follows else None
@@ -401,10 +408,9 @@ class LinearSolver:
     def _difference_vector(self, problem: LinearProblem) -> Tensor:
         """w with w.v = top mean - bottom mean of v."""
         assert problem.order is not None
-        sizes = torch.bincount(problem.group_of).to(torch.float64)
-        sign = torch.zeros_like(sizes)
+        sign = torch.zeros_like(problem.group_sizes)
         sign[problem.order[1]], sign[problem.order[0]] = 1.0, -1.0
-        return (sign / sizes)[problem.group_of]
+        return (sign / problem.group_sizes)[problem.group_of]
 
     # --------------------------------------------------------------------- history
 
@@ -465,13 +471,10 @@ def _equal(a: tuple[Tensor | None, ...], b: tuple[Tensor | None, ...]) -> bool:
     return all(same(x, y) for x, y in zip(a, b))
 
 
-def _inner_exclusions(problem: LinearProblem) -> Tensor:
+def _inner_exclusions(problem: LinearProblem, pairs: SolvedPairs) -> Tensor:
     """Excluded pairs (m,2) between solved atoms, in their own numbering."""
-    excluded = problem.system.excluded
-    device = problem.solved.device
-    if excluded is None:
-        return torch.zeros((0, 2), dtype=torch.int64, device=device)
-    place = torch.full((len(problem.system.positions),), -1, device=device)
-    place[problem.solved] = torch.arange(len(problem.solved), device=device)
-    inner = place[torch.stack(excluded[:2], dim=1).long()]
-    return inner[(inner >= 0).all(1)]
+    inner = pairs.inner_excluded(problem.system, problem.solved)
+    if inner is None:
+        return torch.zeros((0, 2), dtype=torch.int64, device=problem.solved.device)
+    i, j, _ = inner
+    return torch.stack([i, j], dim=1).long()

@@ -8,6 +8,7 @@ constraints; the linear solver sees the same problem without graph.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,6 +39,23 @@ class OnSite:
     smearing: Tensor
     electronegativity: Tensor
     hardness: Tensor
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Solved atoms of each electrode."""
+        return torch.bincount(self.group_of).to(torch.float64)
+
+    @cached_property
+    def _sets(self) -> dict[tuple[int, ...], Constraints]:
+        return {}
+
+    def constraints(self, label: tuple[int, ...], count: int) -> Constraints:
+        """Sets of solved atoms by the label of their electrode, -1 for none; kept, as they seldom change."""
+        if label not in self._sets:
+            self._sets.clear()
+            sets = torch.tensor(label, device=self.group_of.device)[self.group_of]
+            self._sets[label] = Constraints(sets, count)
+        return self._sets[label]
 
     def to(self, device: torch.device) -> "OnSite":
         """The same on a device; graphs are kept."""
@@ -108,10 +126,10 @@ class Problem:
         bottom, top = self.order()
         return -(self.held.potentials[top] - self.held.potentials[bottom]) / cells.height(h)
 
-    def external(self, system: System, following: Tensor | None = None) -> Tensor:
-        """Potential of the field that acts, (n,) V; `following` is the strength of one that follows charges."""
-        x, acting = system.positions, self.acting(system.cell, following)
-        return x.new_zeros(len(x)) if acting is None else fields.external_potential(x, acting)
+    def external(self, system: System, following: Tensor | None = None) -> Tensor | None:
+        """Potential of the field that acts, (n,) V, or None; `following` is the strength of one that follows charges."""
+        acting = self.acting(system.cell, following)
+        return None if acting is None else fields.external_potential(system.positions, acting)
 
     def acting(self, h: Tensor | None, following: Tensor | None = None) -> Tensor | None:
         """The uniform field (3,) in V/Å that acts as an external one, D in its place at constant displacement; or None."""
@@ -128,15 +146,16 @@ class Problem:
         """psi - (Aq+b) on the solved atoms, and (Aq+b) averaged over each group, V."""
         site = self.site
         inner = potential[site.solved] + site.electronegativity + site.hardness * q[site.solved]
-        sizes = torch.bincount(site.group_of).to(torch.float64)
-        means = inner.new_zeros(len(sizes)).index_add(0, site.group_of, inner) / sizes
+        means = inner.new_zeros(len(site.sizes)).index_add(0, site.group_of, inner) / site.sizes
         return self.held.potentials[site.group_of] - inner, means
 
     def linear(self, frozen: System) -> LinearProblem:
         """The same problem without graph."""
         site = self.site
-        outer = self.external(frozen).detach()[site.solved]
-        psi = self.held.potentials.detach()[site.group_of]
+        drive = self.held.potentials.detach()[site.group_of] - site.electronegativity.detach()
+        acting = self.acting(frozen.cell)
+        if acting is not None:
+            drive = drive - fields.external_potential(frozen.positions[site.solved], acting.detach())
         z, length, order = None, None, None
         if self.boundary == "finite-field":
             assert frozen.cell is not None
@@ -147,10 +166,11 @@ class Problem:
             system=frozen,
             solved=site.solved,
             group_of=site.group_of,
+            group_sizes=site.sizes,
             by_charge=self.held.by_charge,
             constraints=self.constraints,
             sums=self.held_sums().detach(),
-            drive=psi - site.electronegativity.detach() - outer,
+            drive=drive,
             hardness=site.hardness.detach(),
             charges=self.q.detach(),
             follows=self.follows,
@@ -200,7 +220,7 @@ def make_problem(
             f"total_charge = {total_charge} e must be finite: it is the charge of all atoms together"
         )
     e_field, d_field = coulomb.check_fields(_known_charge(q, held, whole), h, field, displacement)
-    constraints = _constraints(coulomb.boundary, held, site.group_of, whole, q)
+    constraints = _constraints(coulomb.boundary, held, site, whole, q)
     problem = Problem(
         coulomb.boundary, x, h, s, q, site, held, constraints, e_field, d_field, whole, exclusions
     )
@@ -234,7 +254,7 @@ def _without(value: Any, solved: Tensor, n: int, like: Tensor) -> Tensor:
 
 
 def _constraints(
-    boundary: str, held: Held, group_of: Tensor, total_charge: Tensor | None, q: Tensor
+    boundary: str, held: Held, site: OnSite, total_charge: Tensor | None, q: Tensor
 ) -> Constraints:
     """The disjoint sets of solved atoms whose sums are held."""
     by_charge = held.by_charge
@@ -251,16 +271,12 @@ def _constraints(
                 f"electrode charges + electrolyte charges = {fixed:.6g} + {fluid:.6g} e must equal total_charge = {whole:.6g} e: "
                 "change a held charge or total_charge, or hold one electrode at a potential"
             )
-    label = torch.full((len(by_charge),), -1)
-    count = 0
-    for g, held_by_charge in enumerate(by_charge):
-        if held_by_charge:
-            label[g] = count
-            count += 1
-    if not all(by_charge) and total_charge is not None:
-        label[[g for g, b in enumerate(by_charge) if not b]] = count
-        count += 1
-    return Constraints(label.to(group_of.device)[group_of], count)
+    # One set for each electrode at a charge, and one of all electrodes at potentials where the total charge is held.
+    count = sum(by_charge)
+    together = -1 if total_charge is None or all(by_charge) else count
+    own = iter(range(count))
+    label = tuple(next(own) if b else together for b in by_charge)
+    return site.constraints(label, count + (together >= 0))
 
 
 def _check_finite_field(p: Problem) -> None:

@@ -66,13 +66,6 @@ def background_energy(charges: Tensor, plane: Plane, alpha: float) -> Tensor:
     return math.pi / plane.volume * (spread - total**2 / (2 * alpha**2))
 
 
-def background_potential(charges: Tensor, plane: Plane, alpha: float) -> Tensor:
-    """Derivative of `background_energy` with respect to the charges, (n,) in e/Å."""
-    total = charges.sum()
-    constant = 2 * (charges * plane.squared).sum() - total / alpha**2
-    return math.pi / plane.volume * (constant + 2 * total * plane.squared)
-
-
 def background_matrix(plane: Plane, alpha: float) -> Tensor:
     """-pi/(V alpha²) + 2 pi (s_i² + s_j²)/V, (n,n) in 1/Å."""
     both = plane.squared[:, None] + plane.squared[None, :]
@@ -85,20 +78,6 @@ def slab_energy(charges: Tensor, plane: Plane) -> Tensor:
     moment = (charges * plane.z).sum()
     second = (charges * (plane.z**2 + plane.squared)).sum()
     return 2 * math.pi / plane.volume * (moment**2 - total * second - total**2 * plane.length**2 / 12)
-
-
-def slab_potential(charges: Tensor, plane: Plane) -> Tensor:
-    """Derivative of `slab_energy` with respect to the charges, (n,) in e/Å."""
-    total, moment = charges.sum(), (charges * plane.z).sum()
-    spread = plane.z**2 + plane.squared
-    quadratic = total * spread + (charges * spread).sum() + total * plane.length**2 / 6
-    return 2 * math.pi / plane.volume * (2 * moment * plane.z - quadratic)
-
-
-def slab_gradient(charges: Tensor, plane: Plane) -> Tensor:
-    """Derivative of `slab_energy` with respect to the positions, (n,3) in e²/Å²; the widths drop out."""
-    along = charges * ((charges * plane.z).sum() - charges.sum() * plane.z)
-    return 4 * math.pi / plane.volume * along[:, None] * plane.normal
 
 
 def slab_matrix(plane: Plane) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from grahame.electrostatics import cells, ewald, exact, fields, gaussians, pme, slab
 from grahame.electrostatics.accuracy import Parameters
+from grahame.electrostatics.moments import Moments
 from grahame.kernels import dispatch
 from grahame.kernels.neighbors import RowPairs
 
@@ -45,6 +46,10 @@ class HalfList(tuple[Tensor, Tensor, Tensor]):
         return True
 
 
+Felt: TypeAlias = tuple[Triple, Triple | None]
+"""Pairs and excluded pairs that some atoms feel."""
+
+
 @dataclass(frozen=True)
 class System:
     """One geometry, ready for any charges.
@@ -60,7 +65,7 @@ class System:
         pairs: i, j, shifts in the k-space cell: every pair twice for "exact", once for the others, in a list's short form
             where the compiled kernels find one; None for "open".
         waves: (m,3) integer triples of the Ewald sum, fixed when the parameters were chosen.
-        excluded: i, j, shifts in the user's cell of the pairs whose bare interaction is removed.
+        excluded: i, j, shifts in the user's cell of the pairs whose bare interaction is removed; in short form as well.
     """
 
     boundary: str
@@ -72,7 +77,7 @@ class System:
     smearing: Tensor
     pairs: Triple | None
     waves: Tensor | None
-    excluded: tuple[Tensor, Tensor, Tensor] | None
+    excluded: Triple | None
 
     @property
     def k_cell(self) -> Tensor:
@@ -107,9 +112,9 @@ class System:
         return slab.Plane.of(self.positions, self.smearing, self.k_cell, self.background == "gaussian")
 
     @cached_property
-    def _fixed_plane(self) -> slab.Plane:
+    def _moments(self) -> Moments:
         """Of a geometry without graph, for all products with it."""
-        return self._plane()
+        return Moments.of(self._plane(), self.parameters.splitting, self.boundary)
 
     @cached_property
     def _diagonal(self) -> Tensor:
@@ -141,49 +146,54 @@ class System:
         assert self.waves is not None
         return ewald.matrix(x, h, s, self.pairs, self.waves, p)
 
-    def potential(self, charges: Tensor, pairs: Triple | None = None) -> Tensor:
-        """(n,) dE/dq_i = (Kq)_i in V, without graph; `pairs` are all that the atoms feel whose potentials are wanted."""
-        return self.first(charges, forces=False, pairs=pairs).potential
+    def potential(self, charges: Tensor, felt: Felt | None = None) -> Tensor:
+        """(n,) dE/dq_i = (Kq)_i in V, without graph; `felt` is all that the atoms feel whose potentials are wanted."""
+        return self.first(charges, forces=False, felt=felt).potential
 
-    def first(self, charges: Tensor, forces: bool, pairs: Triple | None = None) -> dispatch.First:
+    def first(self, charges: Tensor, forces: bool, felt: Felt | None = None) -> dispatch.First:
         """Energy in eV, its derivatives by charges (n,) in V and, where wanted, positions (n,3) in eV/Å, without graph.
 
         The compiled kernels give derivatives along with the energy; elsewhere torch takes them of `energy`.
 
         Args:
             charges: (n,) e; forces: whether the derivatives by positions are wanted.
-            pairs: instead of those of the system.
+            felt: pairs instead of those of the system.
         """
+        pairs, excluded = (self.pairs, self.excluded) if felt is None else felt
         p, fixed, q = self.parameters, self.detached(), charges.detach()
         direct = self.pairs is not None and p.method in ("ewald", "pme") and p.backend != "torch-pme"
         if not (direct and dispatch.direct(fixed.positions, q, fixed.smearing)):
             with torch.enable_grad():
                 x = fixed.positions.detach().requires_grad_(forces)
                 leaves = [q.requires_grad_(), x] if forces else [q.requires_grad_()]
-                energy = replace(fixed, positions=x, pairs=pairs or self.pairs).energy(q)
+                energy = replace(fixed, positions=x, pairs=pairs, excluded=excluded).energy(q)
                 found = torch.autograd.grad(energy, leaves, materialize_grads=True)
             return dispatch.First(energy.detach(), found[0], found[1] if forces else None)
         with torch.no_grad():
-            return fixed._direct(q, forces, pairs)
+            return fixed._direct(q, forces, cast(Triple, pairs), excluded)
 
-    def _direct(self, q: Tensor, forces: bool, pairs: Triple | None) -> dispatch.First:
+    def _direct(self, q: Tensor, forces: bool, pairs: Triple, excluded: Triple | None) -> dispatch.First:
         """`first` from the derivatives of each term; the energy is quadratic, E = 1/2 q.dE/dq."""
-        x, s, p, plane = self.positions, self.smearing, self.parameters, self._fixed_plane
-        h = plane.cell
-        some = pairs or self.pairs
-        assert some is not None
-        if isinstance(some, HalfList):
-            parts = [dispatch.row_derivatives(x, q, h, s, some.found.rows, p.splitting, p.cutoff, forces)]
+        x, s, p, smooth = self.positions, self.smearing, self.parameters, self._moments
+        h = smooth.plane.cell
+        if isinstance(pairs, HalfList):
+            parts = [dispatch.row_derivatives(x, q, h, s, pairs.found.rows, p.splitting, p.cutoff, forces)]
         else:
-            parts = [dispatch.pair_derivatives(x, q, h, s, *some, p.splitting, p.cutoff, forces)]
+            parts = [dispatch.pair_derivatives(x, q, h, s, *pairs, p.splitting, p.cutoff, forces)]
         if self.waves is not None:
             parts.append(dispatch.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
         else:
             parts.append(dispatch.mesh_derivatives(x, q, h, p.splitting, p.mesh, p.order, forces))
-        if self.excluded is not None:
+        if excluded is not None:
             assert self.cell is not None
-            parts.append(dispatch.exclusion_derivatives(x, q, self.cell, s, *self.excluded, forces))
-        potential = self._smooth_potential(q)
+            if isinstance(excluded, HalfList):
+                parts.append(
+                    dispatch.excluded_row_derivatives(x, q, self.cell, s, excluded.found.rows, forces)
+                )
+            else:
+                parts.append(dispatch.exclusion_derivatives(x, q, self.cell, s, *excluded, forces))
+        weights = smooth.weights(q)
+        potential = torch.addcmul(smooth.potential(weights), self._diagonal, q)
         energy = 0.5 * (q @ potential)
         for part in parts:
             energy = energy + part.energy
@@ -195,22 +205,11 @@ class System:
         gradient, *others = (cast(Tensor, part.gradient) for part in parts)
         for other in others:
             gradient += other
-        if self.boundary == "slab":
-            gradient += slab.slab_gradient(q, plane)
-        if self.boundary == "displacement":
-            gradient += fields.polarization_gradient(q, plane)
+        pull = smooth.gradient(q, weights)
+        if pull is not None:
+            gradient += pull
         gradient *= k
         return dispatch.First(k * energy, potential, gradient)
-
-    def _smooth_potential(self, q: Tensor) -> Tensor:
-        """Potential in e/Å of all terms but pairs, waves and exclusions: on-site, background, slab, displacement."""
-        plane = self._fixed_plane
-        total = self._diagonal * q + slab.background_potential(q, plane, self.parameters.splitting)
-        if self.boundary == "slab":
-            total = total + slab.slab_potential(q, plane)
-        if self.boundary == "displacement":
-            total = total + fields.polarization_potential(q, plane)
-        return total
 
     def operator(self) -> Callable[[Tensor], Tensor]:
         """The function charges -> Kq in V, with the geometry bound once, for many products without graph."""
@@ -218,7 +217,8 @@ class System:
         if self.pairs is None or p.method == "exact":
             return self.potential
         fixed = self.detached()
-        x, s, h = fixed.positions, fixed.smearing, fixed._fixed_plane.cell
+        smooth = fixed._moments
+        x, s, h = fixed.positions, fixed.smearing, smooth.plane.cell
         parts = [dispatch.pair_operator(x, h, s, *self.pairs, p.splitting, p.cutoff)]
         if self.waves is not None:
             parts.append(dispatch.ewald_operator(x, h, p.splitting, self.waves))
@@ -230,7 +230,7 @@ class System:
 
         def product(charges: Tensor) -> Tensor:
             q = charges.detach()
-            total = fixed._smooth_potential(q)
+            total = torch.addcmul(smooth.potential(smooth.weights(q)), fixed._diagonal, q)
             for part in parts:
                 total = total + part(q)
             return self.coulomb_constant * total

@@ -43,6 +43,7 @@ __all__ = [
     "ewald_energy",
     "ewald_operator",
     "ewald_potential",
+    "excluded_row_derivatives",
     "exclusion_derivatives",
     "exclusion_energy",
     "exclusion_operator",
@@ -279,6 +280,14 @@ def exclusion_derivatives(
     return _first(kernel, (positions, charges, cell, smearing), forces, -1.0)
 
 
+def excluded_row_derivatives(
+    positions: Tensor, charges: Tensor, cell: Tensor, smearing: Tensor, rows: PairRows, forces: bool
+) -> First:
+    """`exclusion_derivatives` of a list in its short form, of tensors that the compiled kernels serve."""
+    kernel = _pair_kernel(rows, 0.0, np.inf, False)
+    return _first(kernel, (positions, charges, cell, smearing), forces, -1.0)
+
+
 def ewald_derivatives(
     positions: Tensor, charges: Tensor, cell: Tensor, alpha: float, kvectors: Indices, forces: bool
 ) -> First:
@@ -484,7 +493,7 @@ def _first(kernel: Kernel, inputs: tuple[Tensor, ...], forces: bool, sign: float
     if gradient is not None and sign != 1.0:
         gradient *= sign
     return First(
-        torch.tensor(sign * energy, dtype=torch.float64),
+        torch.from_numpy(np.array(sign * energy)),
         torch.from_numpy(potential),
         None if gradient is None or not forces else torch.from_numpy(gradient),
     )

@@ -62,6 +62,37 @@ def test_lists_follow_the_solved_atoms_and_the_list_of_pairs() -> None:
         assert torch.equal(step.product(q[: len(solved)]), fresh.product(q[: len(solved)]))
 
 
+@pytest.mark.parametrize("method", ["pme", "exact"])
+def test_excluded_pairs_follow_what_is_given_and_where_the_atoms_are(method: str) -> None:
+    """An array changed in place, other pairs, none, and an image that changes: never those of before."""
+    kept = SolvedPairs()
+    coulomb = Coulomb("slab", method, 1e-6)
+    x = bound("slab", "pme", False).positions
+    s = torch.full((20,), 0.4, dtype=torch.float64)
+    pairs = np.array([[3, 9], [1, 2], [17, 19]])
+    q = torch.linspace(-1.0, 0.8, 20, dtype=torch.float64)
+    moved = x.clone()
+    moved[9] += CELL[0]
+    seen = []
+    for places, given, changed in (
+        (x, pairs, None), (x, pairs, (0, 1, 4)), (x, pairs[:2], None), (moved, pairs[:2], (0, 1, 9)),
+        (x, pairs[:2], None), (x, None, None), (x, pairs, None),
+    ):  # fmt: skip
+        if changed is not None:
+            pairs[changed[0], changed[1]] = changed[2]
+        system = coulomb.bind(places, CELL, s, given)
+        fresh = Coulomb("slab", method, 1e-6).bind(places, CELL, s, None if given is None else given.copy())
+        step, other = Evaluation(system, SOLVED, kept), Evaluation(fresh, SOLVED, SolvedPairs())
+        np.testing.assert_allclose(step.at_solved(q), other.at_solved(q), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(step.product(q[:7]), other.product(q[:7]), rtol=0, atol=1e-12)
+        found, expected = step.first(q, True), fresh.first(q, True)
+        np.testing.assert_allclose(found.potential, expected.potential, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.gradient, expected.gradient, rtol=0, atol=1e-12)
+        seen.append(step.at_solved(q))
+    assert not torch.allclose(seen[0], seen[1])
+    assert not torch.allclose(seen[4], seen[5])
+
+
 def test_rows_with_marked_atoms_are_those_pairs_of_the_list() -> None:
     rng = np.random.default_rng(0)
     x, cell = rng.uniform(-5.0, 15.0, (60, 3)), np.diag([9.0, 10.0, 11.0])
