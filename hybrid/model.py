@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from grahame.electrostatics.gaussians import on_site_diagonal
+from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.hybrid.charge_energy import ChargeEnergy
 from grahame.hybrid.charge_heads import head_charges
 from grahame.hybrid.coupling import LongRangeTerms, removed_pairs
@@ -306,6 +308,10 @@ class HybridModel(nn.Module):
             sites = sites_of(own, atoms)
         if self.sites is not None:
             chi, hardness = self.sites(seen.scalars, graph.species)
+            if self.spec.charges.from_rest:
+                alone = hardness + COULOMB_CONSTANT * on_site_diagonal(self.widths(graph.species))
+                every = self.spec.charges.kind == "solved"
+                per_atom = per_atom + torch.where(graph.solved | every, 0.5 * chi**2 / alone, 0.0)
         else:
             chi = torch.zeros_like(per_atom)
             hardness = self.hardness[graph.species]

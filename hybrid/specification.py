@@ -47,6 +47,9 @@ class ChargeSpec(BaseModel):
             and beside it, so that one can be trained while the other stays; twice the work.
         in_energy: the local energy of an atom depends on its solved charge too (`charge_energy`), as in fourth-generation
             potentials; potentials cannot be held then.
+        from_rest: the energy of a solved charge is counted from the one that it would have alone, q0 = -chi/(J + k/(sqrt(pi)
+            s)): chi²/(2 (J + k/(sqrt(pi) s))) is part of the local energy. Where J is large the network would have to cancel
+            it: J q0 is hundreds of volts, times every change of q0 with the surroundings.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +72,7 @@ class ChargeSpec(BaseModel):
     )
     own_network: bool = False
     in_energy: bool = False
+    from_rest: bool = False
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> ChargeSpec:
@@ -95,6 +99,11 @@ class ChargeSpec(BaseModel):
         strange = [e for e in self.constant_sites if e not in atomic_numbers]
         if strange:
             raise ValueError(f"constant_sites = {', '.join(strange)} must be chemical symbols: correct them")
+        if self.from_rest and not environment:
+            raise ValueError(
+                "from_rest = true must be left out where no chi or J sees the surroundings: there the energy of a charge alone is "
+                "a constant; use kind solved or site_constants environment"
+            )
         if self.in_energy and self.kind != "solved":
             raise ValueError(
                 f"in_energy = true must be left out with charges of kind {self.kind}: the local energy sees what predicted "

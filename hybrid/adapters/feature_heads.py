@@ -79,6 +79,10 @@ class FeatureHeads(nn.Module):
             raise ValueError(
                 "in_energy = true must be left out: the energy is another model's, which does not see these charges"
             )
+        if charges.from_rest:
+            raise ValueError(
+                "from_rest = true must be left out: the energy is another model's, and these heads add no local one"
+            )
         self.elements = tuple(elements)
         self.spec = charges
         self.reach = cutoff
