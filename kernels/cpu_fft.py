@@ -1,7 +1,9 @@
 """Real Fourier transforms of a mesh on the CPU, in its own memory; the same bits whenever the number of threads is.
 
-A mesh of n1 n2 n3 numbers lies in an array whose rows are longer than n3: an even number, at least n3 + 2, so that
-the n3//2 + 1 waves of a row take its place. Limited by memory once the mesh is larger than the cache.
+A mesh of n1 n2 n3 numbers lies in an array whose rows are longer than n3: an even number, at least n3 + 2, so
+that the n3//2 + 1 waves of a row take its place. Limited by flops, and by memory once the mesh is larger than
+the cache: at 12,288 atoms they do an eighth of the flops that the processor does
+(`python -m examples.benchmarks limits`).
 
 ducc0 where it is installed (it is the faster one), else scipy: both are the work of one author and neither, unlike
 torch's, keeps threads spinning in between. ducc0 may round differently with another number of threads; scipy does not.

@@ -8,6 +8,10 @@ needed: that takes less time than to read them from memory, and no memory.
 Atoms are taken in the order of the rows of the mesh that they touch first. Rows are longer than n3 by at least p - 1
 points, so that an atom near their end needs no special case: `spread` adds what lies there to the beginning of
 the row, and before potentials are gathered the beginning is repeated there.
+
+With 12,288 atoms and order 8 on one thread spreading moves a quarter of the bytes between registers and first
+cache that the processor moves; potentials take a sixth, gradients three tenths of the flops that it does, and
+sorting makes a tenth of its reads at random places (`python -m examples.benchmarks limits`).
 """
 
 from collections.abc import Callable

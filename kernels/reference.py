@@ -2,14 +2,17 @@
 
 Written with torch operations so that derivatives of any order follow from the formula itself. All values
 are without the Coulomb constant: matrices in 1/Å, energies in e²/Å for charges in e. Lists of pairs are
-made by comparing every atom with every image; nothing here is meant to be fast.
+made by comparing every atom with every image; nothing here is meant to be fast. What kernels do to lists of
+integers stands at the end in numpy.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -88,6 +91,30 @@ def bare_kernel(r: Tensor, smearing_i: Tensor, smearing_j: Tensor) -> Tensor:
     return (1.0 - gaussian_erfc(r, smearing_i, smearing_j)) / r
 
 
+def pair_energy(
+    positions: Tensor,
+    charges: Tensor,
+    cell: Tensor,
+    smearing: Tensor,
+    i: Tensor,
+    j: Tensor,
+    shifts: Tensor,
+    alpha: float,
+    cutoff: float,
+) -> Tensor:
+    """Sum over the listed pairs with r < cutoff of q_i q_j [K(r) - e(rc) - e'(rc) (r - rc)], e = erfc(alpha r)/r.
+
+    K is the `screened_kernel`. A half list gives the energy, e²/Å.
+    """
+    r = pair_distances(positions, cell, i, j, shifts)
+    edge = torch.tensor(cutoff, dtype=r.dtype, requires_grad=True)
+    with torch.enable_grad():
+        value = torch.special.erfc(alpha * edge) / edge
+    (slope,) = torch.autograd.grad(value, edge)
+    kernel = screened_kernel(r, smearing[i], smearing[j], alpha) - value.detach() - slope * (r - cutoff)
+    return torch.where(r < cutoff, charges[i] * charges[j] * kernel, torch.zeros_like(r)).sum()
+
+
 def half_reciprocal_indices(cell: Tensor, cutoff: float, axes: int = 3) -> Tensor:
     """Integer triples m (k,3), one of each pair ±m, with 0 < |G| <= cutoff for G = 2 pi m.inv(cell)^T.
 
@@ -160,6 +187,80 @@ def reciprocal_energy(
 
     rows = max(1, _CHUNK // max(len(positions), 1))
     return _accumulate(positions.new_zeros(()), part, positions, cell, indices, rows)
+
+
+def spline(x: Tensor, order: int) -> Tensor:
+    """The cardinal B-spline M_p(x) from M_2(x) = max(0, 1 - |x - 1|).
+
+    M_p(x) = [x M_{p-1}(x) + (p - x) M_{p-1}(x - 1)]/(p - 1)
+    """
+    if order == 2:
+        return torch.clamp(1.0 - torch.abs(x - 1.0), min=0.0)
+    return (x * spline(x, order - 1) + (order - x) * spline(x - 1.0, order - 1)) / (order - 1)
+
+
+def spline_shares(positions: Tensor, cell: Tensor, mesh: tuple[int, int, int], order: int) -> list[Tensor]:
+    """M_p(u - l) of every atom and every point of each direction, images added up: three of (n, points)."""
+    out = []
+    for d, n in enumerate(mesh):
+        u = (positions @ torch.linalg.inv(cell))[:, d] * n
+        away = torch.remainder(u[:, None] - torch.arange(n, dtype=u.dtype), n)
+        out.append(torch.stack([spline(away + k * n, order) for k in range(-(-order // n))]).sum(0))
+    return out
+
+
+def spread_charges(
+    positions: Tensor, charges: Tensor, cell: Tensor, mesh: tuple[int, int, int], order: int
+) -> Tensor:
+    """Q(l) = sum_j q_j M_p(u_1j - l_1) M_p(u_2j - l_2) M_p(u_3j - l_3), (n1,n2,n3) in e."""
+    return torch.einsum("a,ai,aj,ak->ijk", charges, *spline_shares(positions, cell, mesh, order))
+
+
+def gathered_potential(positions: Tensor, cell: Tensor, potential: Tensor, order: int) -> Tensor:
+    """Sum over l of phi(l) M_p(u_1j - l_1) M_p(u_2j - l_2) M_p(u_3j - l_3), (n,): `spread_charges` transposed."""
+    n1, n2, n3 = potential.shape
+    return torch.einsum("ijk,ai,aj,ak->a", potential, *spline_shares(positions, cell, (n1, n2, n3), order))
+
+
+def transform(values: Tensor, sign: int = -1) -> Tensor:
+    """Sum over l of Q(l) exp(sign 2 pi i (m_1 l_1/n_1 + m_2 l_2/n_2 + m_3 l_3/n_3)), (n1,n2,n3) complex."""
+    waves = values.to(torch.complex128)
+    for d, n in enumerate(values.shape):
+        l = torch.arange(n, dtype=torch.float64)
+        phases = torch.exp(sign * 2j * math.pi * l[:, None] * l / n)
+        waves = torch.movedim(torch.tensordot(phases, waves, dims=([1], [d])), 0, d)
+    return waves
+
+
+def mesh_weights(cell: Tensor, alpha: float, mesh: tuple[int, int, int], order: int) -> Tensor:
+    """(2 pi/V) exp(-G²/4 alpha²)/(G² D²), (n1,n2,n3) in 1/Å, D = product of sum_l M_p(p/2 + l) cos(2 pi m l/n).
+
+    0 for G = 0 and for waves at the edge of the mesh, of which it cannot tell the sign.
+    """
+    indices, factors = [], []
+    for n in mesh:
+        m = torch.arange(n, dtype=torch.float64)
+        l = torch.arange(-order, order + 1, dtype=torch.float64)
+        d = torch.cos(2 * math.pi * m[:, None] * l / n) @ spline(0.5 * order + l, order)
+        factors.append(torch.where(2 * m == n, torch.zeros_like(m), d**-2))
+        indices.append(torch.where(2 * m < n, m, m - n))
+    g = 2 * math.pi * torch.stack(torch.meshgrid(*indices, indexing="ij"), -1) @ torch.linalg.inv(cell).T
+    g2 = (g**2).sum(-1)
+    zero = g2 == 0
+    g2 = torch.where(zero, torch.ones_like(g2), g2)
+    weights = 2 * math.pi / torch.abs(torch.linalg.det(cell)) * torch.exp(-g2 / (4 * alpha**2)) / g2
+    return torch.where(zero, torch.zeros_like(g2), weights * torch.einsum("i,j,k->ijk", *factors))
+
+
+def mesh_energy(
+    positions: Tensor, charges: Tensor, cell: Tensor, alpha: float, mesh: tuple[int, int, int], order: int
+) -> Tensor:
+    """Sum over m of `mesh_weights` |`transform` of `spread_charges`|², in e²/Å.
+
+    Source: Essmann, Perera, Berkowitz, Darden, Lee and Pedersen, J. Chem. Phys. 103, 8577 (1995).
+    """
+    waves = transform(spread_charges(positions, charges, cell, mesh, order))
+    return (mesh_weights(cell, alpha, mesh, order) * (waves.real**2 + waves.imag**2)).sum()
 
 
 def planar_matrix(positions: Tensor, cell: Tensor, alpha: float, cutoff: float) -> Tensor:
@@ -241,3 +342,42 @@ def _accumulate(
 def _chunks(indices: Tensor, rows: int) -> Iterator[Tensor]:
     for start in range(0, len(indices), rows):
         yield indices[start : start + rows]
+
+
+Integers = NDArray[np.integer]
+Triples = tuple[Integers, Integers, Integers]
+
+
+def sorted_pairs(i: Integers, j: Integers, shifts: Integers) -> Triples:
+    """Pairs in ascending order of i, then j, then the shift."""
+    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], j, i))
+    return i[order], j[order], shifts[order]
+
+
+def pairs_with(marked: NDArray[np.bool_], i: Integers, j: Integers, shifts: Integers) -> Triples:
+    """The pairs of which one atom, or both, are marked, in their order."""
+    chosen = marked[i] | marked[j]
+    return i[chosen], j[chosen], shifts[chosen]
+
+
+def first_pairs(i: Integers, shifts: Integers) -> Integers:
+    """Places where the first atom or the shift differs from those of the pair before, and the number of pairs."""
+    key = np.column_stack([i, shifts])
+    new = (key[1:] != key[:-1]).any(axis=1)
+    begins = np.concatenate([np.zeros(min(len(i), 1), np.int64), np.flatnonzero(new) + 1])
+    return np.append(begins, len(i))
+
+
+def first_rows(
+    positions: Tensor, cell: Tensor, mesh: tuple[int, int, int], order: int
+) -> tuple[Integers, Integers]:
+    """The row l_1 n_2 + l_2 of the mesh that every atom touches first, (n,), and atoms sorted by it, (n,)."""
+    u = (positions @ torch.linalg.inv(cell)).numpy() * np.asarray(mesh)
+    first = (np.floor(u).astype(np.int64) - (order - 1)) % np.asarray(mesh)
+    row = first[:, 0] * mesh[1] + first[:, 1]
+    return row, np.argsort(row, kind="stable")
+
+
+def farthest_move(new: NDArray[np.float64], old: NDArray[np.float64]) -> float:
+    """Largest squared distance of two positions of one atom, Å²; NaN if there is one."""
+    return float(((new - old) ** 2).sum(axis=1).max())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.benchmarks.speed import meshes, program, summary
+from examples.benchmarks.speed import calls, limits, meshes, program, rates, summary
 from examples.benchmarks.speed.engines import ENGINES, missing, unable
 from examples.benchmarks.speed.measures import fitted_exponent, relative_error, rms_error, spread
 from examples.benchmarks.speed.reference import direct_forces, with_truth
@@ -157,7 +157,7 @@ def test_sizes_are_sorted_to_the_parts_that_have_them() -> None:
     [
         (
             ["speed"],
-            "part = speed must be one of water, electrodes, setup, hybrid, batches, memory, start: choose some of these",
+            "part = speed must be one of water, electrodes, setup, hybrid, batches, memory, start, limits: choose some of these",
         ),
         (["--quick", "--publish"], "--publish must go without --quick: tiny systems show nothing"),
         (
@@ -184,3 +184,73 @@ def test_the_program_explains_itself_from_the_root_of_the_repository() -> None:
     )
     for word in (*program.PARTS, "--sizes", "--targets", "--threads", "--peers", "--quick", "--publish"):
         assert re.search(rf"(^|\W){word}\b", done.stdout)
+
+
+# Called from within compiled code, as a part of what calls them; and those that are not found by their names.
+WITHIN = {"cpu_neighbors._longer", "neighbors._stable_order"}
+OTHERS = {f"cpu_splines.{name}" for name in ("spread", "potential", "gradient")} | {
+    "cpu_fft.forward",
+    "cpu_fft.inverse",
+}
+
+
+def test_the_work_of_every_compiled_kernel_is_counted() -> None:
+    assert limits.KERNELS.keys() == (calls.kernels().keys() - WITHIN) | OTHERS
+    assert limits.FRACTIONS.keys() <= limits.KERNELS.keys()
+
+
+def test_kernels_are_called_again_with_what_the_sums_gave_them() -> None:
+    box = water(2)
+    sums = calls.Sums(0.5, 3.0, 0.5, (8, 8, 8), 5, np.array([[0, 0, 1], [1, 0, 0]]))
+    held = calls.recorded(lambda: calls.evaluate(box, sums))
+    assert held.keys() == limits.KERNELS.keys()
+    sizes = limits.sizes_of(box, sums)
+    list_of_seconds = held["cpu_neighbors._search"].fresh()()
+    assert isinstance(list_of_seconds, tuple)
+    assert list_of_seconds[4] == sizes.listed
+    # Transforms write into their arrays, but not into those that are kept.
+    mesh = held["cpu_fft.forward"].arguments[0]
+    before = mesh.copy()
+    waves = held["cpu_fft.forward"].fresh()()
+    assert np.abs(np.asarray(waves).view(np.float64) - before).max() > 0.1
+    np.testing.assert_array_equal(mesh, before)
+    assert (sizes.n, sizes.points, sizes.lines, sizes.half, sizes.waves, sizes.powers) == (
+        24,
+        512,
+        64,
+        320,
+        2,
+        2,
+    )
+    assert sizes.near < sizes.listed
+
+
+def test_the_longest_of_the_times_that_work_takes_at_least_is_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, rate in (("flops", 1e9), ("exponentials", 1e6)):
+        monkeypatch.setattr(rates, name, lambda rate=rate: rate)
+    for name, rate in (("reading", 2e6), ("writing", 1e6), ("gathering", 4e6)):
+        monkeypatch.setattr(rates, name, lambda size, rate=rate: rate)
+    work = limits.Work(flops=3e9, read=8e6, written=5e6, loaded=1e6, stored=2e6, random=8e6, exponentials=7e6)
+    assert limits.bounds(work) == {
+        "flops": 3.0,
+        "memory": 5.0,
+        "first cache": 2.0,
+        "random reads": 2.0,
+        "exponentials": 7.0,
+    }
+
+
+def test_a_kernel_far_slower_than_it_was_is_named_in_the_quick_run() -> None:
+    kernels = {name: {"fraction": known / 2.0} for name, known in limits.FRACTIONS.items()}
+    row = {"size": "1k", "known_processor": True, "kernels": kernels}
+    assert limits.too_slow(row) == []
+    kernels["cpu_splines.spread"]["fraction"] = 0.08
+    sentence = (
+        "cpu_splines.spread = 0.080 of what the processor does must be at least 0.096: find what slows it, or change "
+        "the fraction in limits.py where it must do more"
+    )
+    assert limits.too_slow(row) == [sentence]
+    assert limits.too_slow(row | {"known_processor": False}) == []
+    assert limits.too_slow(row | {"size": "12k"}) == []

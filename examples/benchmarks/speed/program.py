@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-PARTS = ("water", "electrodes", "setup", "hybrid", "batches", "memory", "start")
+PARTS = ("water", "electrodes", "setup", "hybrid", "batches", "memory", "start", "limits")
 WATER_SIZES = ("3k", "12k", "48k", "192k")
 CELL_SIZES = ("2k", "8k", "30k")
 PEERS = ("lammps", "openmm", "nvalchemi", "torch-pme", "mlipops")
@@ -24,6 +24,7 @@ DESCRIPTION = """Our speed beside other programs', in turns in one run, at equal
     batches      many cells of 200 atoms at once
     memory       peak of one energy and forces per atom, in fresh processes
     start        first energy of a fresh process, and grahame --help
+    limits       every compiled kernel alone beside what the processor does at best, 12,288 atoms, one thread
 
 Without names of parts all run. Settings and converged forces stay in the results folder, as do the results: what runs
 again replaces its own rows only. A program that is not installed is named and left out."""
@@ -101,6 +102,7 @@ def run(options: argparse.Namespace, say: Say) -> Row:
         electrodes,
         engines,
         hybrid_step,
+        limits,
         memory,
         setup,
         start,
@@ -193,6 +195,9 @@ def run(options: argparse.Namespace, say: Say) -> Row:
                 some = names[:2] if options.quick else names
                 row = memory.measure(size, target, some, settings, folder, options.quick, say)
                 keep(part, f"{size} {target:.0e}", row)
+        elif part == "limits":
+            for size in options.water_sizes if options.quick or options.sizes else ("12k",):
+                keep(part, size, limits.measure(size, max(5, options.rounds), say))
         else:
             keep(part, None, start.measure(1 if options.quick else min(5, options.rounds), say))
         say(f"{part}: {time.perf_counter() - start_of_part:.0f} s")
@@ -212,12 +217,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"{time.perf_counter() - begin:6.0f} s  {text}", style="dim", highlight=False)
 
     results = run(options, say)
-    from examples.benchmarks.speed import plots, report
+    from examples.benchmarks.speed import limits, plots, report
 
     report.show(results, console)
     for figure in plots.draw(results, options.out):
         console.print(f"figure: {figure}")
     console.print(f"numbers: {options.out / 'results.json'}")
+    slow = [sentence for row in results.get("limits", {}).values() for sentence in limits.too_slow(row)]
+    if slow and "limits" in options.parts:
+        raise SystemExit("\n".join(slow))
     if options.publish:
         home = Path(__file__).resolve().parents[1]
         shutil.copy(options.out / "results.json", home / "results_speed.json")

@@ -23,6 +23,9 @@ def show(results: Row, console: Console) -> None:
             console.print(draw(results[part]))
     if results.get("start"):
         console.print(start(results["start"]))
+    for row in results.get("limits", {}).values():
+        console.print(rates(row))
+        console.print(limits(row))
     console.print(gpu(results))
     if results["exponents"]:
         console.print(exponents(results["exponents"]))
@@ -32,7 +35,7 @@ def show(results: Row, console: Console) -> None:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for k, column in enumerate(columns):
-        text = k == 0 or column in ("engine", "setting", "verdict", "source", "kind")
+        text = k == 0 or column in ("engine", "setting", "verdict", "source", "kind", "limit", "counted")
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     return table
 
@@ -209,6 +212,45 @@ def start(row: Row) -> Table:
     table.add_row("import", _spread(warm["import_s"], 2))
     table.add_row("whole process, compiled code read back", _spread(warm["process_s"], 2))
     table.add_row("grahame --help", _spread(row["help_s"], 2))
+    return table
+
+
+def rates(row: Row) -> Table:
+    """What the processor does at best."""
+    table = _table("this processor on one thread, loops that do one thing", "what", "rate")
+    found = row["rates"]
+    table.add_row("products and sums in vectors", f"{found['multiply_add_GFlops']:.0f} GFlop/s")
+    for words, key in (
+        ("copy within the first cache", "copy_first_cache_GBs"),
+        ("copy of 1 MB", "copy_1MB_GBs"),
+        (f"copy of {found['memory_MB']:.0f} MB", "copy_memory_GBs"),
+        ("reading the first cache", "read_first_cache_GBs"),
+        (f"reading {found['memory_MB']:.0f} MB", "read_memory_GBs"),
+    ):
+        table.add_row(words, f"{found[key]:.0f} GB/s")
+    for words, key in (
+        ("a number anywhere in 1 MB", "random_read_1MB_ns"),
+        (f"a number anywhere in {found['memory_MB']:.0f} MB", "random_read_memory_ns"),
+        ("an exponential", "exponential_ns"),
+    ):
+        table.add_row(words, f"{found[key]:.2g} ns")
+    return table
+
+
+def limits(row: Row) -> Table:
+    """Kernels beside what the processor does at best."""
+    setting = row["setting"]
+    table = _table(
+        f"kernels alone: {row['atoms']:,} atoms at {row['target']:.0e}, cut-off {setting['cutoff']} Å, mesh "
+        f"{setting['mesh'][0]}, order {setting['order']}, one thread; f flops, b bytes, c bytes of the first cache, "
+        "r random reads",
+        "kernel", "limit", "at least ms", "fastest ms", "median (quartiles)", "fraction", "counted",
+    )  # fmt: skip
+    for name, one in row["kernels"].items():
+        table.add_row(
+            name, one["limit"], f"{one['bound_ms']:.3f}", f"{one['fastest_ms']:.3f}", _spread(one["ms"], 3),
+            f"{one['fraction']:.2f}", one["formula"],
+        )  # fmt: skip
     return table
 
 

@@ -1,0 +1,151 @@
+"""Every compiled kernel with the arguments that a sum of a water box gives it, to be called alone.
+
+The sums are evaluated while every kernel is replaced by one that notes what it is called with. So a kernel is timed,
+or its instructions are counted, on what it works on in production, whatever its arguments are.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+from numpy.typing import NDArray
+
+from examples.benchmarks.speed.systems import Box
+from grahame.kernels import (
+    cpu_fft,
+    cpu_mesh,
+    cpu_neighbors,
+    cpu_pair_matrix,
+    cpu_pairs,
+    cpu_splines,
+    cpu_structure_factor,
+    neighbors,
+)
+
+MODULES = (cpu_pairs, cpu_neighbors, neighbors, cpu_pair_matrix, cpu_splines, cpu_mesh, cpu_structure_factor)
+ALL = (True, True, True)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What the sums are set to: splitting (1/Å), cut-off and skin (Å), mesh, order, waves (k,3) of the sum without mesh."""
+
+    alpha: float
+    cutoff: float
+    skin: float
+    mesh: tuple[int, int, int]
+    order: int
+    waves: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a kernel."""
+
+    kernel: Callable[..., object]
+    arguments: tuple[Any, ...]
+    named: dict[str, Any]
+
+    def fresh(self) -> Callable[[], object]:
+        """The same call with arrays of its own: kernels write into theirs."""
+        arguments, named = _copied(self.arguments), _copied(self.named)
+        return lambda: self.kernel(*arguments, **named)
+
+
+def kernels() -> dict[str, Callable[..., object]]:
+    """All compiled kernels by module and name, but for those of splines; what they inline is a part of them."""
+    found: dict[str, Callable[..., object]] = {}
+    for module in MODULES:
+        for name, value in vars(module).items():
+            if isinstance(value, Dispatcher) and value.__module__ == module.__name__:
+                options = value.targetoptions
+                if not options.get("forceinline") and options.get("inline") != "always":
+                    found[f"{_last(module.__name__)}.{name}"] = value
+    return found
+
+
+def recorded(action: Callable[[], object]) -> dict[str, Call]:
+    """The last call of every kernel that an action calls, by module and name."""
+    action()  # compiles: numba must find kernels where they call each other
+    held: dict[str, Call] = {}
+    with _noted(held):
+        action()
+    return held
+
+
+def evaluate(box: Box, sums: Sums) -> None:
+    """Lists, pairs, mesh and waves of a box, with all derivatives, and as operators on charges."""
+    x, q, h = box.positions, box.charges, box.cell
+    points = np.zeros(len(q))
+    neighbors.neighbor_pairs(x, h, ALL, sums.cutoff, half=False)
+    kept = neighbors.NeighborList(sums.cutoff, sums.skin)
+    kept.update(x + 0.01, h, ALL)
+    found = kept.update(x, h, ALL)
+    assert isinstance(found, neighbors.RowPairs)
+    rows = found.rows
+    rows.with_atoms(marked(len(q)))
+    i, j, shifts = rows.triples()
+    cpu_pairs.as_rows(len(q), i, j, shifts)
+    cpu_pairs.screened(x, q, h, points, rows, sums.alpha, sums.cutoff, True, True, True, False)
+    cpu_pair_matrix.PairMatrix(x, h, points, i, j, shifts, sums.alpha, sums.cutoff, True)(q)
+    cpu_mesh._weights.cache_clear()
+    mesh = cpu_mesh.MeshSum(x, h, sums.alpha, sums.mesh, sums.order, True)
+    mesh(q, True, True, True)
+    mesh(q, False, True, False)
+    cpu_structure_factor.WaveSum(x, h, sums.alpha, sums.waves)(q, True, True, True)
+
+
+def marked(atoms: int) -> NDArray[np.bool_]:
+    """Every tenth atom: those whose pairs `with_atoms` looks for."""
+    return np.arange(atoms) % 10 == 0
+
+
+@contextmanager
+def _noted(held: dict[str, Call]) -> Iterator[None]:
+    """Kernels that put their calls into `held`."""
+
+    def noting(name: str, kernel: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: Any, **named: Any) -> object:
+            held[name] = Call(kernel, _copied(arguments), _copied(named))
+            return kernel(*arguments, **named)
+
+        return call
+
+    def splines(order: int) -> cpu_splines.SplineKernels:
+        found = cpu_splines.spline_kernels(order)
+        parts = ("spread", "potential", "gradient")
+        return replace(found, **{p: noting(f"cpu_splines.{p}", getattr(found, p)) for p in parts})
+
+    patches = [mock.patch.object(cpu_mesh, "spline_kernels", splines)]
+    for part in ("forward", "inverse"):
+        patches.append(mock.patch.object(cpu_fft, part, noting(f"cpu_fft.{part}", getattr(cpu_fft, part))))
+    for name, kernel in kernels().items():
+        for module in MODULES:
+            # Where it is made, and where it is imported to.
+            if vars(module).get(_last(name)) is kernel:
+                patches.append(mock.patch.object(module, _last(name), noting(name, kernel)))
+    for patch in patches:
+        patch.start()
+    try:
+        yield
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, tuple):
+        return tuple(map(_copied, value))
+    if isinstance(value, dict):
+        return {key: _copied(one) for key, one in value.items()}
+    return value
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

@@ -1,0 +1,223 @@
+"""Every compiled kernel against its counterpart in `reference`."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from examples.benchmarks.speed import calls
+from grahame.kernels import cpu_fft, cpu_mesh, cpu_pairs, cpu_splines, dispatch, neighbors, reference
+from grahame.kernels.cpu_neighbors import half_rows
+from grahame.kernels.cpu_pair_matrix import PairMatrix
+from tests.kernels import brute
+
+ALPHA, CUTOFF, ORDER = 0.55, 5.0, 6
+MESHES = [(10, 9, 12), (7, 8, 4)]
+ALL = (True, True, True)
+# What is compared in the tests below; parts of a sum are compared with the sum.
+COUNTERPARTS = {
+    "cpu_pairs._move": "pair_energy",
+    "cpu_pairs._chunk": "pair_energy",
+    "cpu_pairs._collect": "pair_energy",
+    "cpu_pairs._first_pairs": "first_pairs",
+    "cpu_neighbors._rows_with": "pairs_with",
+    "cpu_neighbors._sort_into_bins": "image_pairs",
+    "cpu_neighbors._search": "image_pairs",
+    "cpu_neighbors._longer": "image_pairs",
+    "neighbors._sorted": "sorted_pairs",
+    "neighbors._stable_order": "sorted_pairs",
+    "neighbors._farthest_move": "farthest_move",
+    "cpu_pair_matrix._values": "screened_kernel",
+    "cpu_pair_matrix._product": "pair_matrix",
+    "cpu_splines.sort_by_rows": "first_rows",
+    "cpu_splines.spread": "spread_charges",
+    "cpu_splines.potential": "gathered_potential",
+    "cpu_splines.gradient": "gathered_potential",
+    "cpu_fft.forward": "transform",
+    "cpu_fft.inverse": "transform",
+    "cpu_mesh._weigh_planes": "mesh_energy",
+    "cpu_mesh._fill_weights": "mesh_weights",
+    "cpu_mesh._repeat_rows": "mesh_energy",
+    "cpu_structure_factor._powers": "reciprocal_energy",
+    "cpu_structure_factor._sum_waves": "reciprocal_energy",
+    "cpu_structure_factor._sum_atoms": "reciprocal_energy",
+}
+OTHERS = {f"cpu_splines.{part}" for part in ("spread", "potential", "gradient")} | {
+    "cpu_fft.forward",
+    "cpu_fft.inverse",
+}
+
+
+def test_every_compiled_kernel_has_a_counterpart() -> None:
+    assert set(COUNTERPARTS) == set(calls.kernels()) | OTHERS
+    for name in COUNTERPARTS.values():
+        assert callable(getattr(reference, name))
+
+
+def tensors(n: int, name: str = "tilted") -> list[Tensor]:
+    return [torch.from_numpy(a) for a in brute.system(n, name)]
+
+
+def equal_with_derivatives(
+    found: Callable[..., Tensor], wanted: Callable[..., Tensor], inputs: list[Tensor]
+) -> None:
+    """Values and first derivatives by everything; found by the compiled kernels."""
+    leaves, others = ([t.clone().requires_grad_() for t in inputs] for _ in range(2))
+    with dispatch.backend("numba"):
+        one = found(*leaves)
+    two = wanted(*others)
+    torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-12)
+    for a, b in zip(torch.autograd.grad(one, leaves), torch.autograd.grad(two, others)):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["tilted", "left-handed"])
+def test_pairs(name: str) -> None:
+    x, q, h, s = tensors(30, name)
+    lists = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF + 1.0)
+    i, j, shifts = (torch.from_numpy(v).long() for v in (lists.i, lists.j, lists.shifts))
+    equal_with_derivatives(
+        lambda x, q, h, s: dispatch.pair_energy(x, q, h, s, i, j, shifts, ALPHA, CUTOFF),
+        lambda x, q, h, s: reference.pair_energy(x, q, h, s, i, j, shifts, ALPHA, CUTOFF),
+        [x, q, h, s],
+    )
+
+
+def test_pairs_that_are_taken_away() -> None:
+    x, q, h, s = tensors(12)
+    i, j, shifts = (v[::5] for v in reference.image_pairs(x, h, ALL, 4.0))
+
+    def bare(x: Tensor, q: Tensor, h: Tensor, s: Tensor) -> Tensor:
+        r = reference.pair_distances(x, h, i, j, shifts)
+        return -(q[i] * q[j] * reference.bare_kernel(r, s[i], s[j])).sum()
+
+    equal_with_derivatives(
+        lambda x, q, h, s: dispatch.exclusion_energy(x, q, h, s, i, j, shifts), bare, [x, q, h, s]
+    )
+
+
+def test_pairs_as_a_matrix() -> None:
+    x, q, h, s = tensors(20)
+    i, j, shifts = reference.image_pairs(x, h, ALL, CUTOFF)
+    r = reference.pair_distances(x, h, i, j, shifts)
+    kernel = reference.screened_kernel(r, s[i], s[j], ALPHA)
+    wanted = reference.pair_matrix(len(q), i, j, kernel) @ q
+    half = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF)
+    some = (a.numpy() for a in (x, h, s))
+    matrix = PairMatrix(*some, half.i, half.j, half.shifts, ALPHA, CUTOFF, False)
+    np.testing.assert_allclose(matrix(q.numpy()), wanted.numpy(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("order", [5, 6])
+def test_the_sum_on_a_mesh(mesh: tuple[int, int, int], order: int) -> None:
+    equal_with_derivatives(
+        lambda x, q, h: dispatch.mesh_energy(x, q, h, ALPHA, mesh, order),
+        lambda x, q, h: reference.mesh_energy(x, q, h, ALPHA, mesh, order),
+        tensors(9)[:3],
+    )
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_charges_to_the_mesh_and_potentials_from_it(mesh: tuple[int, int, int]) -> None:
+    x, q, h, _ = tensors(25)
+    wanted = reference.spread_charges(x, q, h, mesh, ORDER).numpy()
+    held = calls.recorded(
+        lambda: cpu_mesh.MeshSum(x.numpy(), h.numpy(), ALPHA, mesh, ORDER, True)(q.numpy(), True, True, False)
+    )
+    # What goes into the transform are the charges, and what the gathering is given is the potential.
+    rows = held["cpu_fft.forward"].arguments[0]
+    np.testing.assert_allclose(rows[..., : mesh[2]], wanted, rtol=1e-12, atol=1e-14)
+    call = held["cpu_splines.gradient"]
+    phi = torch.from_numpy(call.named["phi"][..., : mesh[2]].copy())
+    leaf = x.clone().requires_grad_()
+    at_atoms = reference.gathered_potential(leaf, h, phi, ORDER)
+    (gradient,) = torch.autograd.grad((q * at_atoms).sum(), leaf)
+    call.kernel(*call.arguments, **call.named)
+    np.testing.assert_allclose(call.named["potential"], at_atoms.detach().numpy(), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(call.named["gradient"], gradient.numpy(), rtol=1e-10, atol=1e-12)
+    alone = cpu_mesh.MeshSum(x.numpy(), h.numpy(), ALPHA, mesh, ORDER, False)
+    found = alone(q.numpy(), False, True, False).charges
+    np.testing.assert_allclose(found, at_atoms.detach().numpy(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_transforms(mesh: tuple[int, int, int]) -> None:
+    values = np.random.default_rng(2).normal(size=mesh)
+    rows = np.zeros((*mesh[:2], mesh[2] // 2 * 2 + 2))
+    rows[..., : mesh[2]] = values
+    wanted = reference.transform(torch.from_numpy(values))
+    waves = cpu_fft.forward(rows, mesh[2], 1)
+    np.testing.assert_allclose(
+        waves[..., : mesh[2] // 2 + 1], wanted.numpy()[..., : mesh[2] // 2 + 1], atol=1e-12
+    )
+    back = reference.transform(wanted, sign=1).real.numpy()
+    np.testing.assert_allclose(cpu_fft.inverse(waves, mesh[2], 1)[..., : mesh[2]], back, atol=1e-10)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_weights_of_waves(mesh: tuple[int, int, int]) -> None:
+    cell = brute.CELLS["tilted"]
+    wanted = reference.mesh_weights(torch.from_numpy(cell), ALPHA, mesh, ORDER).numpy()
+    found = cpu_mesh._weights(cell.tobytes(), ALPHA, mesh, ORDER)
+    np.testing.assert_allclose(found, wanted[..., : mesh[2] // 2 + 1], rtol=1e-12, atol=1e-15 * wanted.max())
+
+
+def test_waves() -> None:
+    x, q, h, _ = tensors(12)
+    m = reference.half_reciprocal_indices(h, 4.5)
+    equal_with_derivatives(
+        lambda x, q, h: dispatch.ewald_energy(x, q, h, ALPHA, m),
+        lambda x, q, h: reference.reciprocal_energy(x, q, h, ALPHA, m),
+        [x, q, h],
+    )
+
+
+def test_lists_of_pairs() -> None:
+    x, _, h, _ = tensors(40)
+    wanted = reference.sorted_pairs(*(v.numpy() for v in reference.image_pairs(x, h, ALL, CUTOFF)))
+    full = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF, half=False)
+    for found, right in zip((full.i, full.j, full.shifts), wanted):
+        np.testing.assert_array_equal(found, right)
+    rows = half_rows(x.numpy(), h.numpy(), ALL, CUTOFF)
+    i, j, shifts = rows.triples()
+    both = np.append(i, j), np.append(j, i), np.vstack([shifts, -shifts])
+    for found, right in zip(reference.sorted_pairs(*both), wanted):
+        np.testing.assert_array_equal(found, right)
+
+
+def test_pairs_of_marked_atoms_and_rows_of_pairs() -> None:
+    x, _, h, _ = tensors(40)
+    rows = half_rows(x.numpy(), h.numpy(), ALL, CUTOFF)
+    marked = np.arange(40) % 7 == 0
+    for found, right in zip(rows.with_atoms(marked).triples(), reference.pairs_with(marked, *rows.triples())):
+        np.testing.assert_array_equal(found, right)
+    i, j, shifts = rows.triples()
+    again = cpu_pairs.as_rows(40, i, j, shifts)
+    np.testing.assert_array_equal(again.start, reference.first_pairs(i, shifts))
+    for found, right in zip(again.triples(), (i, j, shifts)):
+        np.testing.assert_array_equal(found, right)
+    none = cpu_pairs.as_rows(3, i[:0], j[:0], shifts[:0])
+    np.testing.assert_array_equal(none.start, reference.first_pairs(i[:0], shifts[:0]))
+
+
+def test_atoms_by_the_rows_that_they_touch_first() -> None:
+    x, _, h, _ = tensors(60)
+    mesh = MESHES[0]
+    row, order = reference.first_rows(x, h, mesh, ORDER)
+    inverse = np.ascontiguousarray(np.linalg.inv(h.numpy()))
+    start, atoms = cpu_splines.sort_by_rows(ORDER, x.numpy(), inverse, np.asarray(mesh))
+    np.testing.assert_array_equal(atoms, order)
+    planes = np.searchsorted(row[order] // mesh[1], np.arange(mesh[0] + 1))
+    np.testing.assert_array_equal(start, planes)
+
+
+def test_the_farthest_move() -> None:
+    x = brute.system(20)[0]
+    moved = x + np.random.default_rng(0).normal(size=x.shape)
+    assert neighbors._farthest_move(moved, x) == pytest.approx(reference.farthest_move(moved, x), rel=1e-14)
+    moved[3, 1] = np.nan
+    assert np.isnan(neighbors._farthest_move(moved, x))
+    assert np.isnan(reference.farthest_move(moved, x))
