@@ -84,10 +84,13 @@ def prepare(case: str, data: Path, out: Path, quick: bool) -> None:
     write(out / f"{case}.extxyz", images, format="extxyz")
 
 
-def configuration(case: str, kind: str, out: Path, options: argparse.Namespace) -> TrainConfig:
-    """The training of one model: the case's file, with other charges for the kinds it is compared with."""
-    text = (HERE / "nonlocal_charges" / f"{case}.yaml").read_text()
-    tree = yaml.safe_load(text.replace("{out}", str(out)))
+def configurations(case: str, kind: str, out: Path, options: argparse.Namespace) -> list[TrainConfig]:
+    """The trainings of one model: the case's file, with other charges for the kinds it is compared with.
+
+    Where an energy is to follow from charges that are learned before it, a second file says how, and that it starts from
+    what the first training wrote.
+    """
+    tree = _tree(case, out)
     charges = tree["model"]["charges"]
     widths = {"widths": charges["widths"]} if "widths" in charges else {}
     if kind == "local":
@@ -100,12 +103,26 @@ def configuration(case: str, kind: str, out: Path, options: argparse.Namespace) 
     elif kind == "felt":
         charges = charges | {"in_energy": True}
     tree["model"]["charges"] = charges
-    if options.quick:
-        tree["optimiser"]["epochs"] = 2
-    elif options.epochs is not None:
-        tree["optimiser"]["epochs"] = options.epochs
     tree["output"]["name"] = f"{case}_{kind}"
-    return parse_training(tree | {"seed": options.seed, "threads": options.threads}, out)
+    trees = [tree]
+    if kind == "felt" and (HERE / "nonlocal_charges" / f"{case}_felt.yaml").is_file():
+        # Its energies are the second training's.
+        tree.pop("stage_two", None)
+        tree["output"]["name"] = f"{case}_felt_charges"
+        trees.append(_tree(f"{case}_felt", out))
+    for one in trees:
+        if options.quick:
+            one["optimiser"]["epochs"] = 2
+        elif options.epochs is not None:
+            one["optimiser"]["epochs"] = options.epochs
+    shared = {"seed": options.seed, "threads": options.threads}
+    return [parse_training(one | shared, out) for one in trees]
+
+
+def _tree(name: str, out: Path) -> dict[str, Any]:
+    text = (HERE / "nonlocal_charges" / f"{name}.yaml").read_text()
+    tree: dict[str, Any] = yaml.safe_load(text.replace("{out}", str(out)))
+    return tree
 
 
 def rms(parts: Sequence[NDArray[np.float64]]) -> float:
@@ -272,28 +289,30 @@ def run(case: str, options: argparse.Namespace, out: Path) -> dict[str, Any]:
     prepare(case, options.data.resolve(), out, options.quick)
     result: dict[str, Any] = {"kinds": {}}
     for kind in options.kinds:
-        config = configuration(case, kind, out, options)
+        configs = configurations(case, kind, out, options)
         start = time.process_time()
         model_path = out / f"{case}_{kind}.safetensors"
         if not (options.reuse and model_path.is_file()):
-            done = train(config, progress=sys.stderr.isatty())
-            if not done.completed:
-                sys.exit(f"stopped after {done.epochs} epochs: {done.model} is not finished")
-            print(
-                f"{case}, {kind}: {done.epochs} epochs of {done.train_frames} frames, {done.parameters} weights, "
-                f"{time.process_time() - start:.0f} s of CPU"
-            )
+            for config in configs:
+                done = train(config, progress=sys.stderr.isatty())
+                if not done.completed:
+                    sys.exit(f"stopped after {done.epochs} epochs: {done.model} is not finished")
+                print(
+                    f"{case}, {kind}: {done.epochs} epochs of {done.train_frames} frames, {done.parameters} weights, "
+                    f"{time.process_time() - start:.0f} s of CPU"
+                )
         model = load_model(model_path)
-        reading = config.data.sources[0].reading(config.model.charges)
+        reading = configs[0].data.sources[0].reading(configs[0].model.charges)
         frames = read_frames(out / f"{case}.extxyz", reading)
         found = evaluate(model, frames).predictions
         row: dict[str, Any] = {
             "errors": errors(frames, found, model.spec.long_range),
             "cpu_seconds": round(time.process_time() - start),
-            "epochs": config.optimiser.epochs,
+            "epochs": [c.optimiser.epochs for c in configs],
         }
         if case == "gold":
-            row["preference"] = preference(frames, np.array([float(p["energy"]) for p in found]))
+            energies = np.array([float(p["energy"]) for p in found])
+            row["preference"], row["lowest"] = preference(frames, energies), lowest(frames, energies)
             row["relaxed"] = relaxed(model, frames)
             row["far"] = far_gold(model, frames)
         else:
@@ -301,19 +320,18 @@ def run(case: str, options: argparse.Namespace, out: Path) -> dict[str, Any]:
         result["kinds"][kind] = row
     result["elements"] = sorted({chemical_symbols[z] for f in frames for z in f.numbers})
     if case == "gold":
-        result["reference_preference"] = preference(
-            frames, np.array([float(f.labels["energy"]) for f in frames])
-        )
-        result["reference_lowest"] = lowest(frames)
+        labels = np.array([float(f.labels["energy"]) for f in frames])
+        result["reference_preference"] = preference(frames, labels)
+        result["reference_lowest"] = lowest(frames, labels)
         result["reference_far_charge_me"] = reference_gold(frames)
     else:
         result["reference_far_charge_me"] = reference_far(frames)
     return result
 
 
-def lowest(frames: list[Frame]) -> dict[str, float]:
+def lowest(frames: list[Frame], energies: NDArray[np.float64]) -> dict[str, float]:
     """Lying minus standing, eV: lowest frame of each class."""
-    low = {c: min(float(f.labels["energy"]) for f in frames if f.info["class"] == c) for c in HELD}
+    low = {c: energies[[f.info["class"] == c for f in frames]].min() for c in HELD}
     return {s: low[f"{s} lying"] - low[f"{s} standing"] for s in ("doped", "undoped")}
 
 
@@ -338,14 +356,15 @@ def show(case: str, result: dict[str, Any]) -> None:
         print("\nlying minus standing, meV (negative: Au2 lies down)")
         wanted = result["reference_preference"], result["reference_lowest"]
         print(
-            f"{'':12s}{'DFT, mean':>11s}{'lowest':>8s}"
-            + "".join(f"{k + ', mean':>17s}{'relaxed':>9s}" for k in kinds)
+            f"{'':8s}{'DFT, mean':>11s}{'lowest':>8s}"
+            + "".join(f"{k + ', mean':>17s}{'lowest':>8s}{'relaxed':>9s}" for k in kinds)
         )
         for s in ("doped", "undoped"):
             print(
-                f"{s:12s}{1e3 * wanted[0][s]:11.0f}{1e3 * wanted[1][s]:8.0f}"
+                f"{s:8s}{1e3 * wanted[0][s]:11.0f}{1e3 * wanted[1][s]:8.0f}"
                 + "".join(
-                    f"{1e3 * r['preference'][s]:17.0f}{1e3 * r['relaxed'][s]:9.0f}" for r in kinds.values()
+                    f"{1e3 * r['preference'][s]:17.0f}{1e3 * r['lowest'][s]:8.0f}{1e3 * r['relaxed'][s]:9.0f}"
+                    for r in kinds.values()
                 )
             )
     what = (
