@@ -398,8 +398,8 @@ class Excluded:
             if same and np.array_equal(images, shifts):
                 return tensors
         if device.type == "cpu":
-            i, j, images = (np.ascontiguousarray(c, dtype=np.int32) for c in (*listed.T, shifts))
-            found: Triple = HalfList(RowPairs(as_rows(len(places), i, j, images)))
+            short = (np.ascontiguousarray(c, dtype=np.int32) for c in (*listed.T, shifts))
+            found: Triple = HalfList(RowPairs(as_rows(len(places), *short)))
         else:
             found = _tensors(*listed.T, shifts, device=device)
         self._listed = listed, shifts, found

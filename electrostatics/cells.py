@@ -119,7 +119,7 @@ def nearest_image_shifts(
 @lru_cache(maxsize=4)
 def _pseudo_inverse(rows: bytes, count: int) -> tuple[NDArray[np.float64], float]:
     """Of `count` cell vectors, which stay the same from step to step; and the smallest distance of faces."""
-    inverse: NDArray[np.float64] = np.linalg.pinv(np.frombuffer(rows).reshape(count, 3))
+    inverse = np.asarray(np.linalg.pinv(np.frombuffer(rows).reshape(count, 3)), dtype=np.float64)
     return inverse, float((1.0 / np.linalg.norm(inverse, axis=0)).min())
 
 
