@@ -176,14 +176,19 @@ class System:
         """`first` from the derivatives of each term; the energy is quadratic, E = 1/2 q.dE/dq."""
         x, s, p, smooth = self.positions, self.smearing, self.parameters, self._moments
         h = smooth.plane.cell
-        if isinstance(pairs, HalfList):
-            parts = [dispatch.row_derivatives(x, q, h, s, pairs.found.rows, p.splitting, p.cutoff, forces)]
+        near = (p.splitting, p.cutoff)
+        if isinstance(pairs, HalfList) and self.waves is None:
+            rows = pairs.found.rows
+            parts = [*dispatch.row_mesh_derivatives(x, q, h, s, rows, *near, p.mesh, p.order, forces)]
         else:
-            parts = [dispatch.pair_derivatives(x, q, h, s, *pairs, p.splitting, p.cutoff, forces)]
-        if self.waves is not None:
-            parts.append(dispatch.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
-        else:
-            parts.append(dispatch.mesh_derivatives(x, q, h, p.splitting, p.mesh, p.order, forces))
+            if isinstance(pairs, HalfList):
+                parts = [dispatch.row_derivatives(x, q, h, s, pairs.found.rows, *near, forces)]
+            else:
+                parts = [dispatch.pair_derivatives(x, q, h, s, *pairs, *near, forces)]
+            if self.waves is not None:
+                parts.append(dispatch.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
+            else:
+                parts.append(dispatch.mesh_derivatives(x, q, h, p.splitting, p.mesh, p.order, forces))
         if excluded is not None:
             assert self.cell is not None
             if isinstance(excluded, HalfList):

@@ -21,20 +21,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import ClassVar
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from grahame.kernels import cpu_fft
+from grahame.kernels import cpu_fft, cpu_memory
 from grahame.kernels import mesh as formulas
-from grahame.kernels.cpu_splines import sort_by_rows, spline_kernels
+from grahame.kernels.cpu_splines import sorted_by_rows, spline_kernels
 from grahame.kernels.mesh import Mesh
-from grahame.kernels.threads import available, chunks, run
+from grahame.kernels.threads import Steps, chunks, run, together
 
 Floats = NDArray[np.float64]
 Waves = NDArray[np.complex128]
+Ints = NDArray[np.int64]
+Short = NDArray[np.int32]
 
 _CHUNK = 500  # atoms below which a second thread does not pay
 _POINTS = 30_000  # mesh points below which it does not
@@ -52,7 +53,7 @@ class MeshDerivatives:
 
 
 @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-def _weigh_planes(
+def _weigh_lines(
     begin: int,
     end: int,
     transform: Waves,
@@ -63,18 +64,17 @@ def _weigh_planes(
     energy: Floats,
     tensor: Floats,
 ) -> None:
-    """FFT[Q] -> 2 W FFT[Q] on the planes begin..end; energy (n1,) and G G^T sums (n1,3,3) of each plane.
+    """FFT[Q] -> 2 W FFT[Q] on the lines begin..end of all planes; energy (n2,) and G G^T sums (n2,3,3) of each line.
 
     Limited by memory: transform and weights pass once.
     """
     n1, n2, n3 = weight.shape
     g = np.empty(3)
-    for i in range(begin, end):
+    for i in range(n1):
         m1 = i if 2 * i < n1 else i - n1
-        total = 0.0
-        t = tensor[i]
-        for j in range(n2):
+        for j in range(begin, end):
             m2 = j if 2 * j < n2 else j - n2
+            t = tensor[j]
             # Waves off the plane m3 = 0 stand for ±G; the edge has no weight.
             first, line = 0.0, 0.0
             for k in range(n3):
@@ -97,8 +97,7 @@ def _weigh_planes(
                     for d in range(3):
                         for e in range(3):
                             t[d, e] += factor * g[d] * g[e]
-            total += 2.0 * line - first
-        energy[i] = total
+            energy[j] += 2.0 * line - first
 
 
 @numba.njit(cache=True, nogil=True)
@@ -158,8 +157,14 @@ def _weights(cell: bytes, alpha: float, mesh: Mesh, order: int) -> Floats:
         scale=2 * np.pi / abs(float(np.linalg.det(h))), quarter=0.25 / alpha**2,
         axis1=axes[0], axis2=axes[1], axis3=axes[2], out=out,
     )  # fmt: skip
-    _each(chunks(mesh[0], _planes(out.size, mesh[0])), fill)
+    run([partial(fill, a, b) for a, b in chunks(mesh[0], _planes(out.size, mesh[0]))])
     return out
+
+
+@lru_cache(maxsize=4)
+def _inverse(cell: bytes) -> Floats:
+    """Of a cell, kept while it stays the same."""
+    return np.asarray(np.linalg.inv(np.frombuffer(cell).reshape(3, 3)), dtype=np.float64)
 
 
 def _planes(points: int, planes: int) -> int:
@@ -167,70 +172,64 @@ def _planes(points: int, planes: int) -> int:
     return 1 if points >= _POINTS else planes
 
 
-class _Buffer:
-    """A mesh to work on. The last one of all is kept for the next sum: fresh memory would be paged in anew."""
-
-    _spare: ClassVar[dict[tuple[int, ...], Floats]] = {}
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        kept = self._spare.pop(shape, None)
-        self.mesh: Floats = np.empty(shape) if kept is None else kept
-
-    def give_back(self) -> None:
-        self._spare.clear()
-        self._spare[self.mesh.shape] = self.mesh
-
-
 class MeshSum:
     """The waves of one geometry on the mesh, for one or many sets of charges."""
 
     def __init__(self, x: Floats, h: Floats, alpha: float, mesh: Mesh, order: int, forces: bool) -> None:
         self._x, self._alpha, self._mesh = x, alpha, mesh
-        self._inverse: Floats = np.asarray(np.linalg.inv(h), dtype=np.float64)
-        self._weights = _weights(h.tobytes(), alpha, mesh, order)
+        kept = h.tobytes()
+        self._inverse = _inverse(kept)
+        self._weights = _weights(kept, alpha, mesh, order)
         # Even, with room for the waves and for splines that begin at the last point.
         self._row = 2 * (max(mesh[2] + 2, mesh[2] + order) // 2)
         self._size = np.asarray(mesh, dtype=np.int64)
-        self._kernels = spline_kernels(order)
-        self._start, self._atoms = sort_by_rows(order, x, self._inverse, self._size)
+        self._order, self._kernels = order, spline_kernels(order)
+        self._sorted: tuple[Ints, Short] | None = None
 
     def __call__(self, q: Floats, forces: bool, potential: bool, cell: bool) -> MeshDerivatives:
         """Energy and the wanted derivatives; those of the cell need the forces."""
+        small = len(q) < 2 * _CHUNK and self._mesh[0] * self._mesh[1] * self._row < _POINTS
+        found: MeshDerivatives = together(self.steps(q, forces, potential, cell), small=small)[0]
+        return found
+
+    def steps(self, q: Floats, forces: bool, potential: bool, cell: bool) -> Steps[MeshDerivatives]:
+        """The same as one of several sums."""
         n1, n2, length = self._mesh
-        shared = {"x": self._x, "inverse": self._inverse, "mesh": self._size, "atoms": self._atoms}
+        if self._sorted is None:
+            self._sorted = yield from sorted_by_rows(self._order, self._x, self._inverse, self._size)
+        start, atoms = self._sorted
+        shared = {"x": self._x, "inverse": self._inverse, "mesh": self._size, "atoms": atoms}
         shared["polynomials"] = self._kernels.polynomials
-        buffer = _Buffer((n1, n2, self._row))
-        planes = chunks(n1, _planes(buffer.mesh.size, n1))
-        _each(planes, partial(self._kernels.spread, **shared, q=q, start=self._start, out=buffer.mesh))
-        workers = available() if buffer.mesh.size >= _POINTS else 1
-        transform = cpu_fft.forward(buffer.mesh, length, workers)
-        energies, tensors = np.zeros(n1), np.zeros((n1, 3, 3))
-        reciprocal = np.ascontiguousarray(2 * np.pi * self._inverse.T)
-        _each(
-            planes,
-            partial(
-                _weigh_planes, transform=transform, weight=self._weights, reciprocal=reciprocal,
-                alpha=self._alpha, want_cell=cell, energy=energies, tensor=tensors,
-            ),
+        mesh: Floats = cpu_memory.empty((n1, n2, self._row))
+        planes, lines = (chunks(k, _planes(mesh.size, k)) for k in (n1, n2))
+        spread = partial(self._kernels.spread, **shared, q=q, start=start, out=mesh)
+        yield [[partial(spread, a, b), partial(cpu_fft.along, a, b, mesh, length)] for a, b in planes]
+        energies, tensors = np.zeros(n2), np.zeros((n2, 3, 3))
+        weigh = partial(
+            _weigh_lines, transform=mesh.view(np.complex128), weight=self._weights,
+            reciprocal=np.ascontiguousarray(2 * np.pi * self._inverse.T), alpha=self._alpha, want_cell=cell,
+            energy=energies, tensor=tensors,
         )  # fmt: skip
+        gathered = forces or potential or cell
+        yield [
+            [partial(cpu_fft.across, a, b, mesh, length, True), partial(weigh, a, b)]
+            + ([partial(cpu_fft.across, a, b, mesh, length, False)] if gathered else [])
+            for a, b in lines
+        ]
         energy = float(energies.sum())
-        if not (forces or potential or cell):
-            buffer.give_back()
+        if not gathered:
             return MeshDerivatives(energy, None, None, None)
-        phi = cpu_fft.inverse(transform, length, workers)
-        _each(planes, partial(_repeat_rows, mesh=phi, length=length))
+        yield [
+            [partial(cpu_fft.back_along, a, b, mesh, length), partial(_repeat_rows, a, b, mesh, length)]
+            for a, b in planes
+        ]
         n = len(q)
-        at_atoms, gradient = np.empty(n), np.empty((n if forces or cell else 0, 3))
+        at_atoms, gradient = cpu_memory.empty(n), cpu_memory.empty((n if forces or cell else 0, 3))
         gather: Callable[..., object] = self._kernels.potential
         if forces or cell:
             gather = partial(self._kernels.gradient, q=q, gradient=gradient)
-        _each(chunks(n, _CHUNK), partial(gather, **shared, phi=phi, potential=at_atoms))
-        buffer.give_back()
+        yield [[partial(gather, a, b, **shared, phi=mesh, potential=at_atoms)] for a, b in chunks(n, _CHUNK)]
         strain = None
         if cell:
             strain = self._inverse.T @ (tensors.sum(0) - energy * np.eye(3) - self._x.T @ gradient)
         return MeshDerivatives(energy, gradient if forces else None, at_atoms if potential else None, strain)
-
-
-def _each(ranges: list[tuple[int, int]], kernel: Callable[..., object]) -> None:
-    run([partial(kernel, a, b) for a, b in ranges])

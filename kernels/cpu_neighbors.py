@@ -13,23 +13,22 @@ eighth of what the processor does, sorting into bins by writing at random places
 """
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from grahame.kernels import vectors
-from grahame.kernels.threads import chunks, run
+from grahame.kernels import cpu_memory, vectors
+from grahame.kernels.threads import Steps, chunks, together
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
 
 _CHUNK = 2000  # atoms below which a second thread does not pay
+_PIECES = 6  # of the search of one thread
 _MOST_BINS = 4.0  # bins per atom, at most
 _FARTHEST = 1e6  # cells; beyond, positions have lost the digits that forces need
 _DENSEST = 0.15  # atoms per Å³ that memory is taken for at once
@@ -69,7 +68,7 @@ class PairRows:
 
     def near_triples(self) -> tuple[Short, Short, Short]:
         """The same of the pairs in `near`."""
-        return self._unsorted(self.near[:, 0], self.near[:, 1], self.near[:, 2:].copy())
+        return _near_triples(self.near, self.order, self.base)
 
     def with_atoms(self, marked: NDArray[np.bool_]) -> "PairRows":
         """The pairs of which one atom, or both, are marked; `near` is left out.
@@ -84,6 +83,22 @@ class PairRows:
         shifts += self.base[first]
         shifts -= self.base[second]
         return self.order[first], self.order[second], shifts
+
+
+@numba.njit(cache=True, nogil=True)
+def _near_triples(near: Short, order: Short, base: Short) -> tuple[Short, Short, Short]:
+    """i, j and shifts, between the atoms as they are, of places and shifts (k,5) between moved ones."""
+    i, j, shifts = (
+        np.empty(len(near), np.int32),
+        np.empty(len(near), np.int32),
+        np.empty((len(near), 3), np.int32),
+    )
+    for k in range(len(near)):
+        first, second = near[k, 0], near[k, 1]
+        i[k], j[k] = order[first], order[second]
+        for d in range(3):
+            shifts[k, d] = near[k, 2 + d] + base[first, d] - base[second, d]
+    return i, j, shifts
 
 
 @numba.njit(cache=True, nogil=True)
@@ -143,42 +158,102 @@ def half_rows(
     exact = cutoff * counts / thickness + 1e-6
     reach = np.ceil(np.where(repeats, exact, np.minimum(exact, counts))).astype(np.int64)
     size = counts.astype(np.int64)
-    far, start, order, base, wrapped = _sort_into_bins(x, inverse, frame, repeats, low, counts / width, size)
-    if far >= 0:
-        raise ValueError(
-            f"positions[{far}] = {x[far]} Å must lie within {_FARTHEST:g} cells of the origin: "
-            "wrap the atoms into the cell"
-        )
+    cells = (inverse, frame, repeats, low, counts / width, size)
     density = min(len(x) / max(float(np.prod(thickness)), 1e-9), _DENSEST)
     guess = min(_ROOM * density * 2.0 * np.pi / 3.0 * cutoff**3, len(x))
+    found: PairRows = together(_steps(x, cells, reach, cutoff, touching, guess), small=len(x) < 2 * _CHUNK)[0]
+    return found
+
+
+def _steps(
+    x: Floats,
+    cells: tuple[Floats, Floats, NDArray[np.bool_], Floats, Floats, Ints],
+    reach: Ints,
+    cutoff: float,
+    touching: float,
+    guess: float,
+) -> Steps[PairRows]:
+    """`half_rows` with the bins chosen, and memory for `guess` pairs of every atom."""
+    inverse, frame, repeats, low, scale, size = cells
+    n, parts = len(x), chunks(len(x), _CHUNK)
+    flat, far, free = (
+        np.empty(n, np.int32),
+        np.empty(len(parts), np.int64),
+        np.empty((len(parts), size.prod()), np.int32),
+    )
+    yield [
+        [partial(_count_bins, a, b, x, inverse, repeats, low, scale, size, flat, free[c], far[c : c + 1])]
+        for c, (a, b) in enumerate(parts)
+    ]
+    if far.max() >= 0:
+        lost = int(far[far >= 0][0])
+        raise ValueError(
+            f"positions[{lost}] = {x[lost]} Å must lie within {_FARTHEST:g} cells of the origin: "
+            "wrap the atoms into the cell"
+        )
+    start = _first_places(free)
+    order, base = cpu_memory.empty(n, np.int32), cpu_memory.empty((n, 3), np.int32)
+    moved = cpu_memory.empty((3, n + _WIDTH))
+    moved[:, n:] = 0.0
+    yield [
+        [partial(_place, a, b, x, inverse, frame, repeats, flat, free[c], order, base, moved)]
+        for c, (a, b) in enumerate(parts)
+    ]
     images = int(np.prod(np.where(repeats, 2 * reach // size + 2, 1)))
     around = int(np.prod(2 * reach + 1)) * int(np.diff(start).max()) + (images + 1) * _WIDTH
-    places = np.arange(len(x) + _WIDTH, dtype=np.int32)
-    parts = _bins_of_chunks(start, len(chunks(len(x), _CHUNK)))
-    tasks: list[Callable[[], object]] = [
-        partial(
-            _search, a, b, wrapped, frame, size, reach, repeats, start, cutoff * cutoff, touching * touching,
-            int(guess * (start[b] - start[a])) + 1000, around, images, places,
+    places = np.arange(n + _WIDTH, dtype=np.int32)
+    bins = _bins_of_chunks(start, len(parts) * (_PIECES if len(parts) > 1 else 1))
+    # One block of memory, in which every piece begins where it should have enough of it.
+    begins = [int(guess * start[a]) + 1000 * k for k, (a, _) in enumerate(bins)]
+    memory = cpu_memory.empty(int(guess * n) + 1000 * len(bins), np.int32)
+    found: list[tuple[Short, int, Ints, Short, int, Short, int]] = [None] * len(bins)  # type: ignore[list-item]
+
+    def search(k: int, room: Short) -> None:
+        found[k] = _search(
+            *bins[k], moved, frame, size, reach, repeats, start, cutoff * cutoff, touching * touching, room, around,
+            images, places,
+        )  # fmt: skip
+
+    rooms = [memory[a:b] for a, b in itertools.pairwise([*begins, len(memory)])]
+    yield [[partial(search, k, room)] for k, room in enumerate(rooms)]
+    if len(found) == 1:
+        row, rows_found, ends, second, pairs_found, close, near_found = found[0]
+        first = np.concatenate([np.zeros(1, np.int64), ends[:rows_found]])
+        rows = row[: 4 * rows_found].reshape(-1, 4).copy()
+        return PairRows(
+            order, base, rows, first, second[:pairs_found], close[: 5 * near_found].reshape(-1, 5).copy()
         )
-        for a, b in parts
-    ]  # fmt: skip
-    found = cast(list[tuple[Short, int, Ints, Short, int, Short, int]], run(tasks))
-    rows, starts, j, near, before = [], [np.zeros(1, np.int64)], [], [], 0
-    for row, rows_found, ends, second, pairs_found, close, near_found in found:
-        rows.append(row[: 4 * rows_found].reshape(-1, 4))
-        starts.append(ends[:rows_found] + before)
-        j.append(second[:pairs_found])
-        near.append(close[: 5 * near_found].reshape(-1, 5))
-        before += pairs_found
-    one = len(found) == 1
-    return PairRows(
-        order,
-        base,
-        rows[0].copy() if one else np.concatenate(rows),
-        np.concatenate(starts),
-        j[0] if one else np.concatenate(j),
-        near[0].copy() if one else np.concatenate(near),
-    )
+    row_edges = [0, *itertools.accumulate(f[1] for f in found)]
+    pair_edges = [0, *itertools.accumulate(f[4] for f in found)]
+    rows = cpu_memory.empty((row_edges[-1], 4), np.int32)
+    first = cpu_memory.empty(row_edges[-1] + 1, np.int64)
+    j = cpu_memory.empty(pair_edges[-1], np.int32)
+    first[0] = 0
+    yield [
+        [partial(_join, f[0], f[1], f[2], f[3], f[4], row_edges[k], pair_edges[k], rows, first, j)]
+        for k, f in enumerate(found)
+    ]
+    near = np.concatenate([f[5][: 5 * f[6]] for f in found]).reshape(-1, 5)
+    return PairRows(order, base, rows, first, j, near)
+
+
+def _join(
+    row: Short,
+    rows_found: int,
+    ends: Ints,
+    second: Short,
+    pairs_found: int,
+    first_row: int,
+    first_pair: int,
+    rows: Short,
+    first: Ints,
+    j: Short,
+) -> None:
+    """What one piece found to its place among all; limited by memory."""
+    last = first_row + rows_found
+    rows[first_row:last] = row[: 4 * rows_found].reshape(-1, 4)
+    np.add(ends[:rows_found], first_pair, out=first[first_row + 1 : last + 1])
+    j[first_pair : first_pair + pairs_found] = second[:pairs_found]
 
 
 def _bins_of_chunks(start: Ints, count: int) -> list[tuple[int, int]]:
@@ -200,39 +275,68 @@ def _complete(cell: Floats, repeats: NDArray[np.bool_]) -> Floats:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _sort_into_bins(
+def _count_bins(
+    begin: int,
+    end: int,
     x: Floats,
     inverse: Floats,
-    frame: Floats,
     repeats: NDArray[np.bool_],
     low: Floats,
     scale: Floats,
     size: Ints,
-) -> tuple[int, Ints, Short, Short, Floats]:
-    """An atom too far away (or -1), first place of every bin (bins + 1,), and by place: atom, base, moved (3,n + 8).
-
-    Limited by the latency of memory: atoms may lie anywhere.
-    """
-    n = len(x)
-    flat = np.empty(n, np.int32)
-    start = np.zeros(size[0] * size[1] * size[2] + 1, np.int64)
-    order, base, moved = np.empty(n, np.int32), np.empty((n, 3), np.int32), np.zeros((3, n + _WIDTH))
-    far = -1
-    for a in range(n):
+    flat: Short,
+    count: Short,
+    far: Ints,
+) -> None:
+    """The bin of every atom begin..end, how many are in each, and an atom too far away (or -1)."""
+    count[:] = 0
+    far[0] = -1
+    for a in range(begin, end):
         bin_of = 0
         for d in range(3):
             u = x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]
             cells = np.floor(u) if repeats[d] else 0.0
-            if far < 0 and abs(cells) > _FARTHEST:
-                far = a
+            if far[0] < 0 and abs(cells) > _FARTHEST:
+                far[0] = a
             u = min(max((u - cells - low[d]) * scale[d], 0.0), size[d] - 1.0)
             bin_of = bin_of * size[d] + np.int64(u)
         flat[a] = bin_of
-        start[bin_of + 1] += 1
-    for b in range(1, len(start)):
-        start[b] += start[b - 1]
-    free = start.copy()
-    for a in range(n):
+        count[bin_of] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _first_places(counts: Short) -> Ints:
+    """Numbers of atoms (parts, bins) -> the first place of each; returns the first place of every bin (bins + 1,)."""
+    start, total = np.empty(counts.shape[1] + 1, np.int64), 0
+    for b in range(counts.shape[1]):
+        start[b] = total
+        for c in range(len(counts)):
+            here = counts[c, b]
+            counts[c, b] = total
+            total += here
+    start[-1] = total
+    return start
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _place(
+    begin: int,
+    end: int,
+    x: Floats,
+    inverse: Floats,
+    frame: Floats,
+    repeats: NDArray[np.bool_],
+    flat: Short,
+    free: Short,
+    order: Short,
+    base: Short,
+    moved: Floats,
+) -> None:
+    """By place: atom, base and moved (3,n + 8), of the atoms begin..end.
+
+    Limited by the latency of memory: atoms may lie anywhere.
+    """
+    for a in range(begin, end):
         place = free[flat[a]]
         free[flat[a]] += 1
         order[place] = a
@@ -243,7 +347,6 @@ def _sort_into_bins(
             moved[e, place] = x[a, e] - (
                 base[place, 0] * frame[0, e] + base[place, 1] * frame[1, e] + base[place, 2] * frame[2, e]
             )
-    return far, start, order, base, moved
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
@@ -258,20 +361,20 @@ def _search(
     start: Ints,
     limit: float,
     touching: float,
-    room: int,
+    out: Short,
     around: int,
     images: int,
     places: Short,
 ) -> tuple[Short, int, Ints, Short, int, Short, int]:
     """Pairs of all atoms in the bins first..last with what lies ahead of them.
 
+    The second atoms are put into `out`, or into a longer array if it has no room for them.
     Returns rows (of four), their number, their ends, the second atoms, their number, near pairs (of five), their number.
 
     Everything around a bin, at most `around` atoms, is copied side by side once, image by image, then compared with
     each of its atoms. Limited by these comparisons: about four distances for each pair that is kept.
     """
     # In one dimension, and returned whole with the numbers of entries: less to compile.
-    out = np.empty(room, np.int32)
     rows = np.empty(8 * (start[last] - start[first]) + 256, np.int32)
     ends_of_rows = np.empty(2 * (start[last] - start[first]) + 64, np.int64)
     close = np.empty(80, np.int32)

@@ -20,10 +20,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from grahame.kernels import vectors
+from grahame.kernels import cpu_memory, vectors
 from grahame.kernels.cpu_neighbors import PairRows
 from grahame.kernels.pairs import TWO_OVER_SQRT_PI, shift_terms
-from grahame.kernels.threads import chunks, run
+from grahame.kernels.threads import Steps, chunks, together
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -33,6 +33,8 @@ _SCALE = 80.0  # intervals of the table per unit
 _END = 6.4  # erfc(6.4) = 1e-19
 BLOCK = 256  # pairs whose intermediate values stay in the cache
 CHUNK = 20_000  # pairs below which a second thread does not pay
+_PIECES = 16  # of the pairs of one thread, at most
+_ATOMS = 3000  # atoms below which a second thread does not pay for moving them and collecting what they got
 _WIDTH = 8  # distances that are compared at once
 # Everything but the assumption that NaN and infinity never occur.
 #
@@ -164,9 +166,19 @@ def pair_kernel(
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def _move(
-    begin: int, end: int, x: Floats, q: Floats, h: Floats, order: Short, base: Short, out: Floats
+    begin: int,
+    end: int,
+    x: Floats,
+    q: Floats,
+    h: Floats,
+    order: Short,
+    base: Short,
+    out: Floats,
+    field: Floats,
 ) -> None:
-    """Positions and charge (n,4) by place: the atoms moved into the cell of the list."""
+    """Positions and charge (n,4) by place: the atoms moved into the cell of the list; zeros in all fields there."""
+    for c in range(len(field)):
+        field[c, begin:end] = 0.0
     for k in range(begin, end):
         a, u, v, w = order[k], float(base[k, 0]), float(base[k, 1]), float(base[k, 2])
         for d in range(3):
@@ -206,7 +218,8 @@ def _chunk(
     near, distance = np.empty(BLOCK, np.int32), np.empty(BLOCK)
     f, slope, dwidth = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
     parts, ends = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
-    collected, zero = np.empty(4), vectors.fill(0.0, 4)
+    # Not added to `cell` at once: another thread's lies in the same cache line.
+    cell_here, collected, zero = np.zeros((3, 3)), np.empty(4), vectors.fill(0.0, 4)
     flipped = vectors.with_last(vectors.fill(-1.0, 4), 1.0)
     row = first
     at = start[first]
@@ -289,16 +302,31 @@ def _chunk(
             for d in range(3):
                 shift = charge * rows[parts[g], 1 + d]
                 for e in range(3):
-                    cell[d, e] += shift * collected[e]
+                    cell_here[d, e] += shift * collected[e]
+    for d in range(3):
+        for e in range(3):
+            cell[d, e] += cell_here[d, e]
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
 def _collect(
-    moved: Floats, order: Short, base: Short, field: Floats, cell: Floats, gradient: Floats, potential: Floats
-) -> float:
-    """Energy; derivatives by the positions and charges of the atoms as they are, and the cell's completed."""
+    begin: int,
+    end: int,
+    moved: Floats,
+    order: Short,
+    base: Short,
+    field: Floats,
+    cell: Floats,
+    gradient: Floats,
+    potential: Floats,
+    energies: Floats,
+) -> None:
+    """Derivatives by the positions and charges of the atoms as they are, of the places begin..end.
+
+    Their share of the energy is put into energies (1,), and what they add to the derivative by the cell is added to it.
+    """
     energy = 0.0
-    for k in range(len(order)):
+    for k in range(begin, end):
         a, q, e = order[k], moved[k, 3], 0.0
         for c in range(len(field)):
             e += field[c, k, 3]
@@ -315,7 +343,7 @@ def _collect(
                 if base[k, d] != 0:
                     for c in range(3):
                         cell[d, c] -= base[k, d] * gradient[a, c]
-    return 0.5 * energy
+    energies[0] = 0.5 * energy
 
 
 @numba.njit(cache=True, nogil=True)
@@ -357,41 +385,72 @@ def screened(
     widths: bool,
 ) -> PairDerivatives:
     """Energy and derivatives of `pairs.screened_energy`; the cell's comes with the forces."""
+    steps = screened_steps(x, q, h, s, pairs, alpha, cutoff, shift, forces, potential, widths)
+    found: PairDerivatives = together(steps, small=len(pairs.j) < 2 * CHUNK)[0]
+    return found
+
+
+def screened_steps(
+    x: Floats,
+    q: Floats,
+    h: Floats,
+    s: Floats,
+    pairs: PairRows,
+    alpha: float,
+    cutoff: float,
+    shift: bool,
+    forces: bool,
+    potential: bool,
+    widths: bool,
+) -> Steps[PairDerivatives]:
+    """`screened` as one of several sums.
+
+    Every thread has a field of its own; its pairs come in pieces, one after the other, so that a thread that waits
+    for another sum finds something to do.
+    """
     edge, slope = shift_terms(alpha, cutoff) if shift else (0.0, 0.0)
     # Unshifted, the cut-off may be infinite: 0 times infinity must not appear.
     limit, origin = cutoff * cutoff, cutoff if shift else 0.0
     n, order = len(x), pairs.order
     gaussian = bool(s.any())
     spread = s[order] if gaussian else np.empty(0)
-    moved = np.empty((n, 4))
-    run([partial(_move, a, b, x, q, h, order, pairs.base, moved) for a, b in chunks(n, CHUNK)])
-    ranges = _of_equal_length(pairs.start, len(chunks(len(pairs.j), CHUNK)))
-    field = np.zeros((len(ranges), n, 4))
-    width = np.zeros((len(ranges), n if widths and gaussian else 0))
-    cells = np.zeros((len(ranges), 3, 3))
-    table, places = erfc_table(), np.arange(BLOCK, dtype=np.int32)
-    axes = np.hstack([h, np.zeros((3, 1))])
-    run(
+    lanes = len(chunks(len(pairs.j), CHUNK))
+    moved, field = cpu_memory.empty((n, 4)), cpu_memory.empty((lanes, n, 4))
+    places = chunks(n, _ATOMS)
+    yield [[partial(_move, a, b, x, q, h, order, pairs.base, moved, field)] for a, b in places]
+    width = np.zeros((lanes, n if widths and gaussian else 0))
+    cells = np.zeros((lanes, 3, 3))
+    table, block = erfc_table(), np.arange(BLOCK, dtype=np.int32)
+    axes = np.zeros((3, 4))
+    axes[:, :3] = h
+    pieces = 1 if lanes == 1 else min(_PIECES, len(pairs.j) // (lanes * CHUNK))
+    parts = _of_equal_length(pairs.start, lanes * pieces)
+    yield [
         [
             partial(
-                _chunk, a, b, moved, spread, axes, places, pairs.rows, pairs.start, pairs.j, alpha, limit, origin, edge,
+                _chunk, a, b, moved, spread, axes, block, pairs.rows, pairs.start, pairs.j, alpha, limit, origin, edge,
                 slope, table, field[c], cells[c], width[c],
             )
-            for c, (a, b) in enumerate(ranges)
+            for a, b in parts[c * pieces : (c + 1) * pieces]
         ]
-    )  # fmt: skip
-    cell = cells.sum(0)
-    gradient, at_atoms = np.empty((n if forces else 0, 3)), np.empty(n if potential else 0)
-    energy = _collect(moved, order, pairs.base, field, cell, gradient, at_atoms)
+        for c in range(lanes)
+    ]  # fmt: skip
+    gradient = cpu_memory.empty((n if forces else 0, 3))
+    at_atoms = cpu_memory.empty(n if potential else 0)
+    energies, more = np.empty((len(places), 1)), np.zeros((len(places), 3, 3))
+    yield [
+        [partial(_collect, a, b, moved, order, pairs.base, field, more[c], gradient, at_atoms, energies[c])]
+        for c, (a, b) in enumerate(places)
+    ]
     by_width = None
     if widths:
         by_width = np.zeros(n)
         by_width[order] = width.sum(0) if gaussian else 0.0
     return PairDerivatives(
-        energy,
+        float(energies.sum()),
         gradient if forces else None,
         at_atoms if potential else None,
-        cell if forces else None,
+        cells.sum(0) + more.sum(0) if forces else None,
         by_width,
     )
 

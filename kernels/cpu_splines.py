@@ -17,20 +17,22 @@ sorting makes a tenth of its reads at random places (`python -m examples.benchma
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import vectors
+from grahame.kernels.threads import Steps, chunks
 
-__all__ = ["SplineKernels", "sort_by_rows", "spline_kernels"]
+__all__ = ["SplineKernels", "sorted_by_rows", "spline_kernels"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
 
+_CHUNK = 5000  # atoms below which a second thread does not pay for sorting them
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
@@ -83,29 +85,55 @@ def _polynomials(order: int) -> Floats:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
-def sort_by_rows(order: int, x: Floats, inverse: Floats, mesh: Ints) -> tuple[Ints, Short]:
-    """First place of every plane (n1 + 1,) and the atoms (n,) in the order of the rows that they touch first.
+def sorted_by_rows(order: int, x: Floats, inverse: Floats, mesh: Ints) -> Steps[tuple[Ints, Short]]:
+    """First place of every plane (n1 + 1,) and the atoms (n,) in the order of the rows that they touch first."""
+    n1, n2 = int(mesh[0]), int(mesh[1])
+    parts = chunks(len(x), _CHUNK)
+    row, atoms = np.empty(len(x), np.int32), np.empty(len(x), np.int32)
+    free = np.empty((len(parts), n1 * n2), np.int32)
+    count = partial(_count_rows, order=order, x=x, inverse=inverse, mesh=mesh, row=row)
+    yield [[partial(count, a, b, count=free[c])] for c, (a, b) in enumerate(parts)]
+    start = _first_places(free, n2)
+    yield [[partial(_place, a, b, row, free[c], atoms)] for c, (a, b) in enumerate(parts)]
+    return start, atoms
 
-    Limited by the latency of memory: atoms may lie anywhere.
-    """
+
+@numba.njit(cache=True, nogil=True)
+def _count_rows(
+    begin: int, end: int, order: int, x: Floats, inverse: Floats, mesh: Ints, row: Short, count: Short
+) -> None:
+    """The row that every atom begin..end touches first, and how many touch each."""
     n1, n2 = mesh[0], mesh[1]
-    row = np.empty(len(x), np.int32)
-    free = np.zeros(n1 * n2 + 1, np.int64)
-    for a in range(len(x)):
+    count[:] = 0
+    for a in range(begin, end):
         u = (x[a, 0] * inverse[0, 0] + x[a, 1] * inverse[1, 0] + x[a, 2] * inverse[2, 0]) * n1
         v = (x[a, 0] * inverse[0, 1] + x[a, 1] * inverse[1, 1] + x[a, 2] * inverse[2, 1]) * n2
         l1 = (np.int64(np.floor(u)) - (order - 1)) % n1
         row[a] = l1 * n2 + (np.int64(np.floor(v)) - (order - 1)) % n2
-        free[row[a] + 1] += 1
-    for k in range(n1 * n2):
-        free[k + 1] += free[k]
-    start = free[::n2].copy()
-    atoms = np.empty(len(x), np.int32)
-    for a in range(len(x)):
+        count[row[a]] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _first_places(counts: Short, n2: int) -> Ints:
+    """Numbers of atoms (parts, rows) -> the first place of each; returns the first place of every plane."""
+    start, total = np.empty(counts.shape[1] // n2 + 1, np.int64), 0
+    for k in range(counts.shape[1]):
+        if k % n2 == 0:
+            start[k // n2] = total
+        for c in range(len(counts)):
+            here = counts[c, k]
+            counts[c, k] = total
+            total += here
+    start[-1] = total
+    return start
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(begin: int, end: int, row: Short, free: Short, atoms: Short) -> None:
+    """Limited by the latency of memory: atoms may lie anywhere."""
+    for a in range(begin, end):
         atoms[free[row[a]]] = a
         free[row[a]] += 1
-    return start, atoms
 
 
 def _spread(order: int) -> Callable[..., None]:

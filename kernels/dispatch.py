@@ -33,6 +33,7 @@ from grahame.kernels.operators import (
     pair_indices,
 )  # fmt: skip
 from grahame.kernels.structure_factor import half_space_kvectors
+from grahame.kernels.threads import together
 
 __all__ = [
     "First",
@@ -58,6 +59,7 @@ __all__ = [
     "pair_operator",
     "pair_potential",
     "row_derivatives",
+    "row_mesh_derivatives",
 ]
 
 Floats = NDArray[np.float64]
@@ -66,6 +68,8 @@ Values = Tensor | Floats
 Kind = TypeVar("Kind", Tensor, Floats)
 Potential = Callable[[Kind], Kind]
 Derivatives = tuple[float, tuple[Floats | None, ...]]
+
+_ALONE = 500  # atoms below which a second thread does not pay
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,27 @@ def row_derivatives(
 ) -> First:
     """`pair_derivatives` of a list in its short form, of tensors that the compiled kernels serve."""
     return _first(_pair_kernel(rows, alpha, cutoff, True), (positions, charges, cell, smearing), forces)
+
+
+def row_mesh_derivatives(
+    positions: Tensor,
+    charges: Tensor,
+    cell: Tensor,
+    smearing: Tensor,
+    rows: PairRows,
+    alpha: float,
+    cutoff: float,
+    mesh: tuple[int, int, int],
+    order: int,
+    forces: bool,
+) -> tuple[First, First]:
+    """`row_derivatives` and `mesh_derivatives`, side by side on the threads: neither waits for the other."""
+    x, q, h, s = (array(t) for t in (positions, charges, cell, smearing))
+    far = cpu_mesh.MeshSum(x, h, alpha, _checked_mesh(mesh, order), order, forces)
+    near = cpu_pairs.screened_steps(x, q, h, s, rows, alpha, cutoff, True, forces, True, False)
+    sums = together(far.steps(q, forces, True, False), near, small=len(x) < _ALONE)
+    waves, pairs_found = (_as_first(d.energy, d.charges, d.positions) for d in sums)
+    return pairs_found, waves
 
 
 def exclusion_derivatives(
@@ -492,10 +517,14 @@ def _first(kernel: Kernel, inputs: tuple[Tensor, ...], forces: bool, sign: float
         potential *= sign
     if gradient is not None and sign != 1.0:
         gradient *= sign
+    return _as_first(sign * energy, potential, gradient if forces else None)
+
+
+def _as_first(energy: float, potential: Floats, gradient: Floats | None) -> First:
     return First(
-        torch.from_numpy(np.array(sign * energy)),
+        torch.from_numpy(np.array(energy)),
         torch.from_numpy(potential),
-        None if gradient is None or not forces else torch.from_numpy(gradient),
+        None if gradient is None else torch.from_numpy(gradient),
     )
 
 

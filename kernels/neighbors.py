@@ -244,11 +244,11 @@ class NeighborList:
         near = self._near
         if near is None or self._shortest - 2.0 * self._farthest > _TOUCHING:
             return -1, -1, np.inf
-        squared = _squared_lengths(near, positions, cell)
-        if len(squared) == 0 or squared.min() > _TOUCHING**2:
+        x, h = (np.ascontiguousarray(a, dtype=np.float64) for a in (positions, cell))
+        k, length = _shortest(near.i, near.j, near.shifts, x, h)
+        if length > _TOUCHING:
             return -1, -1, np.inf
-        k = int(squared.argmin())
-        return int(near.i[k]), int(near.j[k]), float(np.sqrt(squared[k]))
+        return int(near.i[k]), int(near.j[k]), length
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """What a restart needs to continue with exactly the same list."""
@@ -298,7 +298,8 @@ class NeighborList:
             close = np.flatnonzero(_squared_lengths(p, x, cell) < touching**2)
             near = Pairs(p.i[close], p.j[close], p.shifts[close])
         self._near = near
-        self._shortest = math.sqrt(_squared_lengths(near, x, cell).min()) if len(near.i) else math.inf
+        places, h = np.ascontiguousarray(x), np.ascontiguousarray(cell)
+        self._shortest = _shortest(near.i, near.j, near.shifts, places, h)[1]
         self._positions, self._cell, self._periodic, self._farthest = x.copy(), cell.copy(), periodic, 0.0
 
 
@@ -306,6 +307,22 @@ def _squared_lengths(p: Pairs, x: Floats, cell: Floats) -> Floats:
     vectors = x[p.j] - x[p.i] + p.shifts @ cell
     lengths: Floats = (vectors * vectors).sum(axis=1)
     return lengths
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _shortest(i: Ints, j: Ints, shifts: Ints, x: Floats, cell: Floats) -> tuple[int, float]:
+    """Place and length in Å of the shortest pair, infinite if there is none."""
+    place, shortest = -1, np.inf
+    for k in range(len(i)):
+        squared = 0.0
+        for d in range(3):
+            along = x[j[k], d] - x[i[k], d]
+            for e in range(3):
+                along += shifts[k, e] * cell[e, d]
+            squared += along * along
+        if squared < shortest:
+            place, shortest = k, squared
+    return place, math.sqrt(shortest)
 
 
 @numba.njit(cache=True, nogil=True)

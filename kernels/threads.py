@@ -1,8 +1,11 @@
-"""Chunks of work on the threads that torch uses.
+"""Work on the threads that torch uses.
 
-The compiled kernels release the interpreter's lock, so plain threads run them side by side. Every chunk
-writes its own output, and outputs are added in the order of the chunks: results do not depend on which
-thread ran first.
+The compiled kernels release the interpreter's lock, so plain threads run them side by side. Every piece of work
+writes its own output, and outputs are added in a fixed order: results do not depend on which thread ran first.
+
+A sum is written as `Steps`, a generator that yields one stage after the other and returns the result. `together`
+runs several of them at once: a thread that finds nothing to do in one sum takes a piece of another, since waking a
+sleeping thread takes as long as a kernel does for a thousand atoms.
 
 Torch's own operations are small beside the kernels, and its threads keep spinning after each of them, on
 the cores that the kernels want next: `kernels_only` keeps them on the calling thread.
@@ -10,12 +13,22 @@ the cores that the kernels want next: `kernels_only` keeps them on the calling t
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from threading import Condition, Lock
+from typing import Any, TypeAlias, TypeVar
 
 import torch
+
+Result = TypeVar("Result")
+Task: TypeAlias = Callable[[], object]
+# Tasks of one lane run one after the other, in their order, on any thread; lanes run side by side.
+Lane: TypeAlias = Iterable[Task]
+# All lanes of a stage are done before the generator is asked for the next.
+Steps: TypeAlias = Generator[list[Lane], None, Result]
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _kept: ContextVar[int | None] = ContextVar("kept", default=None)
@@ -48,20 +61,144 @@ def kernels_only(active: bool = True) -> Iterator[None]:
 
 def chunks(n: int, smallest: int) -> list[tuple[int, int]]:
     """At most as many equal ranges of 0..n as there are threads, none shorter than `smallest`."""
-    count = max(1, min(available(), n // max(smallest, 1)))
+    return ranges(n, max(1, min(available(), n // max(smallest, 1))))
+
+
+def ranges(n: int, count: int) -> list[tuple[int, int]]:
+    """`count` equal ranges of 0..n."""
     edges = [n * c // count for c in range(count + 1)]
     return list(itertools.pairwise(edges))
 
 
-def run(tasks: list[Callable[[], object]]) -> list[object]:
+def run(tasks: list[Task]) -> list[object]:
     """Results of all tasks, in their order; the first runs on the calling thread."""
     if len(tasks) == 1:
         return [tasks[0]()]
     others = len(tasks) - 1
+    futures = [_pool(others).submit(task) for task in tasks[1:]]
+    return [tasks[0](), *(future.result() for future in futures)]
+
+
+def _pool(others: int) -> ThreadPoolExecutor:
+    """Threads beside the calling one, kept."""
     if others not in _pools:
         _pools[others] = ThreadPoolExecutor(max_workers=others, thread_name_prefix="grahame")
-    futures = [_pools[others].submit(task) for task in tasks[1:]]
-    return [tasks[0](), *(future.result() for future in futures)]
+    return _pools[others]
+
+
+def together(*sums: Steps[Any], small: bool = False) -> list[Any]:
+    """Results of all sums, in their order; where there is a choice, work on the first comes first.
+
+    Args:
+        small: they are not worth waking a thread for.
+
+    Tasks and sums must not call `run` or `together` themselves: they may be on the thread that these would wait for.
+    """
+    count = available()
+    if count == 1 or small:
+        return [_alone(steps) for steps in sums]
+    # The first stages are asked for here, and all others where the same number of threads is known.
+    context = copy_context()
+    context.run(_kept.set, count)
+    running = context.run(_Running, sums)
+    helpers = [_pool(count - 1).submit(context.copy().run, running.work) for _ in range(count - 1)]
+    context.run(running.work)
+    if running.error is not None:
+        wait(helpers)
+        raise running.error
+    return [one.result for one in running.sums]
+
+
+def _alone(steps: Steps[Result]) -> Result:
+    """The same on the calling thread."""
+    while True:
+        try:
+            stage = next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        for lane in stage:
+            for task in lane:
+                task()
+
+
+class _Sum:
+    """How far one sum is."""
+
+    def __init__(self, steps: Steps[Any]) -> None:
+        self.steps = steps
+        self.waiting: deque[deque[Task]] = deque()  # lanes that no thread works on
+        self.open = 0  # lanes of this stage that are not done
+        self.result: Any = None
+
+    def stage(self) -> list[deque[Task]]:
+        """The next stage that has tasks, empty at the end."""
+        try:
+            while True:
+                lanes = [lane for lane in map(deque, next(self.steps)) if lane]
+                if lanes:
+                    return lanes
+        except StopIteration as end:
+            self.result = end.value
+            return []
+
+
+class _Running:
+    """Sums that several threads work on until all are done."""
+
+    def __init__(self, sums: tuple[Steps[Any], ...]) -> None:
+        self.error: BaseException | None = None
+        self.sums = [_Sum(steps) for steps in sums]
+        self._left, self._asleep = len(sums), 0
+        self._changed = Condition(Lock())
+        for one in self.sums:
+            self._open(one, one.stage())
+
+    def work(self) -> None:
+        """Take tasks until none will come."""
+        while True:
+            with self._changed:
+                while not (choice := [s for s in self.sums if s.waiting]):
+                    if self._left == 0:
+                        return
+                    self._asleep += 1
+                    self._changed.wait()
+                    self._asleep -= 1
+                mine = choice[0]
+                lane = mine.waiting.popleft()
+            try:
+                lane.popleft()()
+                with self._changed:
+                    if lane:
+                        # Behind the others: all lanes come to their end at about the same time.
+                        mine.waiting.append(lane)
+                        continue
+                    mine.open -= 1
+                    if mine.open > 0:
+                        continue
+                # Its last lane has ended: nobody else touches this sum now.
+                stage = mine.stage()
+                with self._changed:
+                    self._open(mine, stage)
+            except BaseException as error:
+                with self._changed:
+                    self._stop(error)
+
+    def _open(self, one: _Sum, stage: list[deque[Task]]) -> None:
+        one.open = len(stage)
+        one.waiting.extend(stage)
+        self._left -= not stage
+        if self._asleep:
+            self._changed.notify_all()
+
+    def _stop(self, error: BaseException) -> None:
+        """No more tasks; those that have begun come to their end."""
+        self.error = self.error or error
+        self._left = 0
+        for one in self.sums:
+            one.waiting.clear()
+            one.open = -1
+        self._changed.notify_all()
 
 
 # Threads do not survive a fork: a child process starts its own.

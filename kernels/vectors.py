@@ -102,7 +102,7 @@ def _splat(builder: Any, value: Any, n: int) -> Any:
 
 
 def _multiply_add(builder: Any, u: Any, v: Any, w: Any) -> Any:
-    return builder.fadd(builder.fmul(u, v, _FUSE), w, _FUSE)
+    return builder.fadd(builder.fmul(u, v, flags=_FUSE), w, flags=_FUSE)
 
 
 def _compress(builder: Any, name: str, kind: Any, value: Any, place: Any, chosen: Any, n: int) -> None:
@@ -185,7 +185,7 @@ def fma(typing: Any, u: Any, v: Any, w: Any) -> Any:
 @_intrinsic
 def dot(typing: Any, v: Any, w: Any) -> Any:
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        products = builder.fmul(args[0], args[1], _FUSE)
+        products = builder.fmul(args[0], args[1], flags=_FUSE)
         parts = [builder.extract_element(products, ir.Constant(_INT32, k)) for k in range(v.length)]
         while len(parts) > 1:
             sums = [builder.fadd(a, b) for a, b in zip(parts[0::2], parts[1::2])]

@@ -34,7 +34,7 @@ def periodic(side: int, points: int) -> tuple[dict[str, calls.Call], dict[str, i
     work = {
         "cpu_splines.spread": sizes.n,
         "cpu_splines.gradient": sizes.n,
-        "cpu_mesh._weigh_planes": sizes.half,
+        "cpu_mesh._weigh_lines": sizes.half,
         "cpu_structure_factor._sum_atoms": sizes.n * sizes.waves,
     }
     return held, work

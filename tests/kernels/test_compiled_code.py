@@ -18,6 +18,7 @@ KERNELS = [
     "grahame.kernels.cpu_neighbors",
     "grahame.kernels.cpu_pair_matrix",
     "grahame.kernels.cpu_pairs",
+    "grahame.kernels.cpu_splines",
     "grahame.kernels.cpu_structure_factor",
     "grahame.kernels.neighbors",
     "grahame.hybrid.shortrange.bonded",

@@ -20,7 +20,7 @@ KNOWN = {
     "AVX-512": {
         "cpu_splines.spread": 949.0,
         "cpu_splines.gradient": 704.0,
-        "cpu_mesh._weigh_planes": 24.4,
+        "cpu_mesh._weigh_lines": 24.4,
         "cpu_structure_factor._sum_atoms": 7.6,
         "cpu_neighbors._search": 19.8,
         "cpu_pairs._chunk": 136.4,
@@ -28,7 +28,7 @@ KNOWN = {
     "AVX2": {
         "cpu_splines.spread": 996.0,
         "cpu_splines.gradient": 1299.0,
-        "cpu_mesh._weigh_planes": 20.7,
+        "cpu_mesh._weigh_lines": 20.7,
         "cpu_structure_factor._sum_atoms": 9.8,
         "cpu_neighbors._search": 27.7,
         "cpu_pairs._chunk": 155.4,

@@ -11,6 +11,7 @@ from examples.benchmarks.speed import calls
 from grahame.kernels import cpu_fft, cpu_mesh, cpu_pairs, cpu_splines, dispatch, neighbors, reference
 from grahame.kernels.cpu_neighbors import half_rows
 from grahame.kernels.cpu_pair_matrix import PairMatrix
+from grahame.kernels.threads import together
 from tests.kernels import brute
 
 ALPHA, CUTOFF, ORDER = 0.55, 5.0, 6
@@ -23,21 +24,28 @@ COUNTERPARTS = {
     "cpu_pairs._collect": "pair_energy",
     "cpu_pairs._first_pairs": "first_pairs",
     "cpu_neighbors._rows_with": "pairs_with",
-    "cpu_neighbors._sort_into_bins": "image_pairs",
+    "cpu_neighbors._count_bins": "image_pairs",
+    "cpu_neighbors._first_places": "image_pairs",
+    "cpu_neighbors._near_triples": "image_pairs",
+    "cpu_neighbors._place": "image_pairs",
     "cpu_neighbors._search": "image_pairs",
     "cpu_neighbors._longer": "image_pairs",
     "neighbors._sorted": "sorted_pairs",
     "neighbors._stable_order": "sorted_pairs",
     "neighbors._farthest_move": "farthest_move",
+    "neighbors._shortest": "pair_distances",
     "cpu_pair_matrix._values": "screened_kernel",
     "cpu_pair_matrix._product": "pair_matrix",
-    "cpu_splines.sort_by_rows": "first_rows",
+    "cpu_splines._count_rows": "first_rows",
+    "cpu_splines._first_places": "first_rows",
+    "cpu_splines._place": "first_rows",
     "cpu_splines.spread": "spread_charges",
     "cpu_splines.potential": "gathered_potential",
     "cpu_splines.gradient": "gathered_potential",
-    "cpu_fft.forward": "transform",
-    "cpu_fft.inverse": "transform",
-    "cpu_mesh._weigh_planes": "mesh_energy",
+    "cpu_fft.across": "transform",
+    "cpu_fft.along": "transform",
+    "cpu_fft.back_along": "transform",
+    "cpu_mesh._weigh_lines": "mesh_energy",
     "cpu_mesh._fill_weights": "mesh_weights",
     "cpu_mesh._repeat_rows": "mesh_energy",
     "cpu_structure_factor._powers": "reciprocal_energy",
@@ -45,8 +53,9 @@ COUNTERPARTS = {
     "cpu_structure_factor._sum_atoms": "reciprocal_energy",
 }
 OTHERS = {f"cpu_splines.{part}" for part in ("spread", "potential", "gradient")} | {
-    "cpu_fft.forward",
-    "cpu_fft.inverse",
+    "cpu_fft.across",
+    "cpu_fft.along",
+    "cpu_fft.back_along",
 }
 
 
@@ -128,7 +137,7 @@ def test_charges_to_the_mesh_and_potentials_from_it(mesh: tuple[int, int, int]) 
         lambda: cpu_mesh.MeshSum(x.numpy(), h.numpy(), ALPHA, mesh, ORDER, True)(q.numpy(), True, True, False)
     )
     # What goes into the transform are the charges, and what the gathering is given is the potential.
-    rows = held["cpu_fft.forward"].arguments[0]
+    rows = held["cpu_fft.along"].arguments[2]
     np.testing.assert_allclose(rows[..., : mesh[2]], wanted, rtol=1e-12, atol=1e-14)
     call = held["cpu_splines.gradient"]
     phi = torch.from_numpy(call.named["phi"][..., : mesh[2]].copy())
@@ -149,12 +158,16 @@ def test_transforms(mesh: tuple[int, int, int]) -> None:
     rows = np.zeros((*mesh[:2], mesh[2] // 2 * 2 + 2))
     rows[..., : mesh[2]] = values
     wanted = reference.transform(torch.from_numpy(values))
-    waves = cpu_fft.forward(rows, mesh[2], 1)
+    cpu_fft.along(0, mesh[0], rows, mesh[2])
+    cpu_fft.across(0, mesh[1], rows, mesh[2], True)
+    waves = rows.view(np.complex128)
     np.testing.assert_allclose(
         waves[..., : mesh[2] // 2 + 1], wanted.numpy()[..., : mesh[2] // 2 + 1], atol=1e-12
     )
     back = reference.transform(wanted, sign=1).real.numpy()
-    np.testing.assert_allclose(cpu_fft.inverse(waves, mesh[2], 1)[..., : mesh[2]], back, atol=1e-10)
+    cpu_fft.across(0, mesh[1], rows, mesh[2], False)
+    cpu_fft.back_along(0, mesh[0], rows, mesh[2])
+    np.testing.assert_allclose(rows[..., : mesh[2]], back, atol=1e-10)
 
 
 @pytest.mark.parametrize("mesh", MESHES)
@@ -208,10 +221,21 @@ def test_atoms_by_the_rows_that_they_touch_first() -> None:
     mesh = MESHES[0]
     row, order = reference.first_rows(x, h, mesh, ORDER)
     inverse = np.ascontiguousarray(np.linalg.inv(h.numpy()))
-    start, atoms = cpu_splines.sort_by_rows(ORDER, x.numpy(), inverse, np.asarray(mesh))
+    ((start, atoms),) = together(cpu_splines.sorted_by_rows(ORDER, x.numpy(), inverse, np.asarray(mesh)))
     np.testing.assert_array_equal(atoms, order)
     planes = np.searchsorted(row[order] // mesh[1], np.arange(mesh[0] + 1))
     np.testing.assert_array_equal(start, planes)
+
+
+def test_the_shortest_pair() -> None:
+    x, _, h, _ = tensors(40)
+    half = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF)
+    i, j, shifts = (torch.from_numpy(a).long() for a in (half.i, half.j, half.shifts))
+    r = reference.pair_distances(x, h, i, j, shifts).numpy()
+    place, length = neighbors._shortest(half.i, half.j, half.shifts, x.numpy(), h.numpy())
+    assert place == r.argmin()
+    assert length == pytest.approx(r.min(), rel=1e-14)
+    assert neighbors._shortest(half.i[:0], half.j[:0], half.shifts[:0], x.numpy(), h.numpy()) == (-1, np.inf)
 
 
 def test_the_farthest_move() -> None:

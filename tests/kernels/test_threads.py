@@ -1,5 +1,6 @@
 """Threads of kernels and of torch's own operations."""
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -48,3 +49,87 @@ def test_an_evaluation_leaves_the_threads_as_they_were() -> None:
     torch.set_num_threads(1)
     alone = coulomb(x, q, np.eye(3) * 20.0)
     np.testing.assert_allclose(both.forces, alone.forces, rtol=0, atol=1e-12)
+
+
+def _counting(
+    name: str, stages: int, lanes: int, tasks: int, done: list[tuple[str, int, int, int]]
+) -> threads.Steps[str]:
+    """Notes every task in `done`, and checks that a stage waits for the one before."""
+    for stage in range(stages):
+        yield [
+            [lambda stage=stage, lane=lane, k=k: done.append((name, stage, lane, k)) for k in range(tasks)]
+            for lane in range(lanes)
+        ]  # fmt: skip
+        assert sum(d[0] == name for d in done) == (stage + 1) * lanes * tasks
+        assert (
+            threads.available() == torch.get_num_threads() or threading.current_thread().name != "MainThread"
+        )
+    return name
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_sums_run_together_stage_by_stage_and_lanes_in_order(count: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        for _ in range(20):
+            done: list[tuple[str, int, int, int]] = []
+            sums = (
+                _counting("a", 5, 2, 1, done),
+                _counting("b", 1, 3, 8, done),
+                _counting("c", 0, 1, 1, done),
+            )
+            assert threads.together(*sums) == ["a", "b", "c"]
+            assert len(done) == 5 * 2 + 3 * 8
+            for lane in range(3):
+                assert [k for name, _, where, k in done if (name, where) == ("b", lane)] == list(range(8))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two")
+def test_one_sum_goes_on_while_another_waits() -> None:
+    met, passed = threading.Event(), threading.Event()
+
+    def first() -> threads.Steps[bool]:
+        # One lane only: without the other sum's task beside it, this would wait in vain.
+        yield [[lambda: passed.set() if met.wait(20.0) else None]]
+        return passed.is_set()
+
+    def second() -> threads.Steps[None]:
+        yield [[met.set]]
+
+    assert threads.together(first(), second()) == [True, None]
+
+
+@pytest.mark.usefixtures("two")
+def test_an_error_in_a_task_or_between_stages_ends_all_sums() -> None:
+    def in_a_task() -> threads.Steps[None]:
+        yield [[lambda: None, lambda: 1 // 0], [lambda: None]]
+
+    def between() -> threads.Steps[None]:
+        yield [[lambda: None]]
+        raise ValueError("between")
+
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            threads.together(in_a_task(), _counting("b", 3, 2, 2, []))
+        with pytest.raises(ValueError, match="between"):
+            threads.together(_counting("b", 3, 2, 2, []), between())
+        assert threads.together(_counting("b", 3, 2, 2, [])) == ["b"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_an_evaluation_gives_the_same_bits_every_time(count: int) -> None:
+    rng = np.random.default_rng(1)
+    x, q, h = rng.uniform(0.0, 42.0, (7500, 3)), np.tile([1.0, -1.0], 3750), np.eye(3) * 42.0
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        found = [Coulomb("3d", "pme", 1e-3)(x, q, h) for _ in range(4)]
+    finally:
+        torch.set_num_threads(before)
+    for again in found[1:]:
+        assert again.energy == found[0].energy
+        np.testing.assert_array_equal(again.potential, found[0].potential)
+        np.testing.assert_array_equal(again.forces, found[0].forces)

@@ -121,7 +121,7 @@ def _noted(held: dict[str, Call]) -> Iterator[None]:
         return replace(found, **{p: noting(f"cpu_splines.{p}", getattr(found, p)) for p in parts})
 
     patches = [mock.patch.object(cpu_mesh, "spline_kernels", splines)]
-    for part in ("forward", "inverse"):
+    for part in ("across", "along", "back_along"):
         patches.append(mock.patch.object(cpu_fft, part, noting(f"cpu_fft.{part}", getattr(cpu_fft, part))))
     for name, kernel in kernels().items():
         for module in MODULES:

@@ -43,7 +43,7 @@ FRACTIONS = {
     "cpu_splines.spread": 0.24,
     "cpu_splines.potential": 0.20,
     "cpu_splines.gradient": 0.32,
-    "cpu_mesh._weigh_planes": 0.46,
+    "cpu_mesh._weigh_lines": 0.46,
     "cpu_mesh._fill_weights": 0.84,
     "cpu_structure_factor._sum_waves": 0.34,
     "cpu_structure_factor._sum_atoms": 0.37,
@@ -168,11 +168,23 @@ KERNELS: dict[str, Counted] = {
             flops=4 * s.near, read=16 * s.near, written=8 * s.n, random=2 * s.near, among=16 * s.n
         ),
     ),
-    "cpu_neighbors._sort_into_bins": Counted(
-        "r 9 n, b 28 n + 44 n + 8 bins",
+    "cpu_neighbors._count_bins": Counted(
+        "r n, b 28 n + 4 bins",
         lambda s: Work(
-            flops=24 * s.n, read=28 * s.n + 8 * s.bins, written=44 * s.n, random=9 * s.n, among=44 * s.n
+            flops=24 * s.n, read=24 * s.n, written=4 * s.n + 4 * s.bins, random=s.n, among=4 * s.bins
         ),
+    ),
+    "cpu_neighbors._first_places": Counted(
+        "b 16 bins",
+        lambda s: Work(flops=s.bins, read=4 * s.bins, written=12 * s.bins),
+    ),
+    "cpu_neighbors._place": Counted(
+        "r 8 n, b 28 n + 40 n",
+        lambda s: Work(flops=24 * s.n, read=28 * s.n, written=40 * s.n, random=8 * s.n, among=40 * s.n),
+    ),
+    "cpu_neighbors._near_triples": Counted(
+        "b 40 n, two near pairs for three atoms",
+        lambda s: Work(read=40 * s.n // 3, written=40 * s.n // 3),
     ),
     "cpu_neighbors._search": Counted(
         "f 8 compared, c 28 compared, b 4 listed + 24 rows",
@@ -192,15 +204,27 @@ KERNELS: dict[str, Counted] = {
         "r 4 full, b 28 full read, 20 full written, full = 2 near",
         lambda s: Work(read=56 * s.near, written=40 * s.near, random=8 * s.near, among=8 * s.n),
     ),
+    "neighbors._shortest": Counted(
+        "f 26 n, two near pairs for three atoms",
+        lambda s: Work(flops=18 * s.n, read=14 * s.n + 24 * s.n),
+    ),
     "neighbors._farthest_move": Counted(
         "b 48 n, f 9 n",
         lambda s: Work(flops=9 * s.n, read=48 * s.n),
     ),
-    "cpu_splines.sort_by_rows": Counted(
-        "r 2 n, b 32 n + 8 lines",
+    "cpu_splines._count_rows": Counted(
+        "r n, b 28 n + 4 lines",
         lambda s: Work(
-            flops=16 * s.n, read=28 * s.n, written=8 * s.n + 8 * s.lines, random=2 * s.n, among=8 * s.lines
+            flops=16 * s.n, read=24 * s.n, written=4 * s.n + 4 * s.lines, random=s.n, among=4 * s.lines
         ),
+    ),
+    "cpu_splines._first_places": Counted(
+        "b 8 lines",
+        lambda s: Work(flops=s.lines, read=4 * s.lines, written=4 * s.lines),
+    ),
+    "cpu_splines._place": Counted(
+        "r n, b 8 n",
+        lambda s: Work(read=4 * s.n, written=4 * s.n, random=s.n, among=4 * s.n),
     ),
     "cpu_splines.spread": Counted(
         "f n (6 p (p - 1) + 2 p³ + p²), c 8 n p³ loaded and stored, b 8 mesh",
@@ -230,15 +254,19 @@ KERNELS: dict[str, Counted] = {
             loaded=8 * s.n * s.p**3,
         ),
     ),
-    "cpu_fft.forward": Counted(
-        "f 2.5 mesh log2 mesh, b 16 mesh",
-        lambda s: Work(flops=2.5 * s.points * math.log2(s.points), read=8 * s.held, written=8 * s.held),
+    "cpu_fft.along": Counted(
+        "f 2.5 mesh log2 plane, b 16 mesh",
+        lambda s: Work(flops=5 / 3 * s.points * math.log2(s.points), read=8 * s.held, written=8 * s.held),
     ),
-    "cpu_fft.inverse": Counted(
-        "f 2.5 mesh log2 mesh, b 16 mesh",
-        lambda s: Work(flops=2.5 * s.points * math.log2(s.points), read=8 * s.held, written=8 * s.held),
+    "cpu_fft.across": Counted(
+        "f 2.5 mesh log2 planes, b 16 mesh",
+        lambda s: Work(flops=2.5 / 3 * s.points * math.log2(s.points), read=8 * s.held, written=8 * s.held),
     ),
-    "cpu_mesh._weigh_planes": Counted(
+    "cpu_fft.back_along": Counted(
+        "f 2.5 mesh log2 plane, b 16 mesh",
+        lambda s: Work(flops=5 / 3 * s.points * math.log2(s.points), read=8 * s.held, written=8 * s.held),
+    ),
+    "cpu_mesh._weigh_lines": Counted(
         "b 40 half, f 9 half",
         lambda s: Work(flops=9 * s.half, read=24 * s.half, written=16 * s.half),
     ),
