@@ -142,8 +142,10 @@ class Binder:
         widest = float(s.max())
         if h is None:
             return Parameters("exact", math.inf, 0.0)
-        z = x @ cells.normal(h)
-        extent = float(z.max() - z.min())
+        extent = 0.0
+        if self.settings.boundary == "slab":
+            z = x @ cells.normal(h)
+            extent = float(z.max() - z.min())
         frame = h.numpy()
         plan = self._plan
         if plan is not None and plan.atoms == len(x) and widest <= plan.widest and extent <= plan.extent:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from grahame.electrostatics.system import Felt, HalfList, System, Triple
-from grahame.kernels import dispatch
+from grahame.kernels.derivatives import First
 from grahame.kernels.neighbors import RowPairs
 
 
@@ -132,7 +132,7 @@ class Evaluation:
         """dE/dq (s,) in V of the solved atoms, for charges (n,)."""
         return self._system.potential(charges, self._felt)[self._solved]
 
-    def first(self, charges: Tensor, forces: bool) -> dispatch.First:
+    def first(self, charges: Tensor, forces: bool) -> First:
         """As `System.first`."""
         return self._system.first(charges, forces)
 

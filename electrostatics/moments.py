@@ -38,20 +38,20 @@ class Moments:
     @classmethod
     def of(cls, plane: Plane, alpha: float, boundary: str) -> "Moments":
         """Of a geometry (without graph) with the splitting `alpha` in 1/Å."""
-        one, z = torch.ones_like(plane.z), plane.z
+        one = torch.ones_like(plane.squared)
         own = -0.25 / alpha**2
         if boundary == "slab":
-            basis = torch.stack([one, z, z * z], dim=1)
-            form = z.new_zeros((3, 3))
+            basis = torch.stack([one, plane.z, plane.z * plane.z], dim=1)
+            form = one.new_zeros((3, 3))
             form[0, 0] = own - plane.length**2 / 12
             form[1, 1], form[0, 2], form[2, 0] = 1.0, -0.5, -0.5
         elif boundary == "displacement":
             basis = torch.stack([one, plane.squared, plane.heights], dim=1)
-            form = z.new_zeros((3, 3))
+            form = one.new_zeros((3, 3))
             form[0, 0], form[0, 1], form[1, 0], form[2, 2] = own, 0.5, 0.5, 1.0
         else:
             basis = torch.stack([one, plane.squared], dim=1)
-            form = z.new_zeros((2, 2))
+            form = one.new_zeros((2, 2))
             form[0, 0], form[0, 1], form[1, 0] = own, 0.5, 0.5
         return cls(boundary, plane, basis, form * (4 * math.pi / plane.volume))
 

@@ -15,6 +15,7 @@ Sources: Yeh and Berkowitz, J. Chem. Phys. 111, 3155 (1999); Ballenegger, Arnold
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,28 +36,36 @@ class Plane:
     """What these terms see of a geometry.
 
     Attributes:
-        cell: (3,3) the k-space cell, rows in Å; normal: (3,) n; volume: V, Å³; length: L, Å.
-        heights: (n,) r.n, Å; z: (n,) the same from their mean.
+        positions: (n,3) Å; cell: (3,3) the k-space cell, rows in Å; normal: (3,) n; volume: V, Å³.
         squared: (n,) s², Å²; 0 where the background sees points.
     """
 
+    positions: Tensor
     cell: Tensor
     normal: Tensor
     volume: Tensor
-    length: Tensor
-    heights: Tensor
-    z: Tensor
     squared: Tensor
+
+    @cached_property
+    def length(self) -> Tensor:
+        """L, Å."""
+        return torch.abs(self.cell[2] @ self.normal)
+
+    @cached_property
+    def heights(self) -> Tensor:
+        """(n,) r.n, Å."""
+        return self.positions @ self.normal
+
+    @cached_property
+    def z(self) -> Tensor:
+        """(n,) heights from their mean, Å: the origin drops out of the exact sum; near the charges it keeps large terms small."""
+        return self.heights - self.heights.detach().mean()
 
     @classmethod
     def of(cls, positions: Tensor, smearing: Tensor, cell: Tensor, gaussian: bool) -> "Plane":
         """From positions (n,3), widths (n,), the k-space cell and the convention of the background."""
-        normal = cells.normal(cell)
-        heights = positions @ normal
-        # The origin drops out of the exact sum; near the charges it keeps the large terms small.
-        z = heights - heights.detach().mean()
         squared = smearing**2 if gaussian else torch.zeros_like(smearing)
-        return cls(cell, normal, cells.volume(cell), torch.abs(cell[2] @ normal), heights, z, squared)
+        return cls(positions, cell, cells.normal(cell), cells.volume(cell), squared)
 
 
 def background_energy(charges: Tensor, plane: Plane, alpha: float) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from grahame.electrostatics import cells, ewald, exact, fields, gaussians, pme, slab
 from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.moments import Moments
-from grahame.kernels import dispatch
+from grahame.kernels import derivatives, dispatch
 from grahame.kernels.neighbors import RowPairs
 
 Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
@@ -150,7 +150,7 @@ class System:
         """(n,) dE/dq_i = (Kq)_i in V, without graph; `felt` is all that the atoms feel whose potentials are wanted."""
         return self.first(charges, forces=False, felt=felt).potential
 
-    def first(self, charges: Tensor, forces: bool, felt: Felt | None = None) -> dispatch.First:
+    def first(self, charges: Tensor, forces: bool, felt: Felt | None = None) -> derivatives.First:
         """Energy in eV, its derivatives by charges (n,) in V and, where wanted, positions (n,3) in eV/Å, without graph.
 
         The compiled kernels give derivatives along with the energy; elsewhere torch takes them of `energy`.
@@ -162,41 +162,41 @@ class System:
         pairs, excluded = (self.pairs, self.excluded) if felt is None else felt
         p, fixed, q = self.parameters, self.detached(), charges.detach()
         direct = self.pairs is not None and p.method in ("ewald", "pme") and p.backend != "torch-pme"
-        if not (direct and dispatch.direct(fixed.positions, q, fixed.smearing)):
+        if not (direct and derivatives.direct(fixed.positions, q, fixed.smearing)):
             with torch.enable_grad():
                 x = fixed.positions.detach().requires_grad_(forces)
                 leaves = [q.requires_grad_(), x] if forces else [q.requires_grad_()]
                 energy = replace(fixed, positions=x, pairs=pairs, excluded=excluded).energy(q)
                 found = torch.autograd.grad(energy, leaves, materialize_grads=True)
-            return dispatch.First(energy.detach(), found[0], found[1] if forces else None)
+            return derivatives.First(energy.detach(), found[0], found[1] if forces else None)
         with torch.no_grad():
             return fixed._direct(q, forces, cast(Triple, pairs), excluded)
 
-    def _direct(self, q: Tensor, forces: bool, pairs: Triple, excluded: Triple | None) -> dispatch.First:
+    def _direct(self, q: Tensor, forces: bool, pairs: Triple, excluded: Triple | None) -> derivatives.First:
         """`first` from the derivatives of each term; the energy is quadratic, E = 1/2 q.dE/dq."""
         x, s, p, smooth = self.positions, self.smearing, self.parameters, self._moments
         h = smooth.plane.cell
         near = (p.splitting, p.cutoff)
         if isinstance(pairs, HalfList) and self.waves is None:
             rows = pairs.found.rows
-            parts = [*dispatch.row_mesh_derivatives(x, q, h, s, rows, *near, p.mesh, p.order, forces)]
+            parts = [*derivatives.row_mesh_derivatives(x, q, h, s, rows, *near, p.mesh, p.order, forces)]
         else:
             if isinstance(pairs, HalfList):
-                parts = [dispatch.row_derivatives(x, q, h, s, pairs.found.rows, *near, forces)]
+                parts = [derivatives.row_derivatives(x, q, h, s, pairs.found.rows, *near, forces)]
             else:
-                parts = [dispatch.pair_derivatives(x, q, h, s, *pairs, *near, forces)]
+                parts = [derivatives.pair_derivatives(x, q, h, s, *pairs, *near, forces)]
             if self.waves is not None:
-                parts.append(dispatch.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
+                parts.append(derivatives.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
             else:
-                parts.append(dispatch.mesh_derivatives(x, q, h, p.splitting, p.mesh, p.order, forces))
+                parts.append(derivatives.mesh_derivatives(x, q, h, p.splitting, p.mesh, p.order, forces))
         if excluded is not None:
             assert self.cell is not None
             if isinstance(excluded, HalfList):
                 parts.append(
-                    dispatch.excluded_row_derivatives(x, q, self.cell, s, excluded.found.rows, forces)
+                    derivatives.excluded_row_derivatives(x, q, self.cell, s, excluded.found.rows, forces)
                 )
             else:
-                parts.append(dispatch.exclusion_derivatives(x, q, self.cell, s, *excluded, forces))
+                parts.append(derivatives.exclusion_derivatives(x, q, self.cell, s, *excluded, forces))
         weights = smooth.weights(q)
         potential = torch.addcmul(smooth.potential(weights), self._diagonal, q)
         energy = 0.5 * (q @ potential)
@@ -206,7 +206,7 @@ class System:
         k = self.coulomb_constant
         potential *= k
         if not forces:
-            return dispatch.First(k * energy, potential, None)
+            return derivatives.First(k * energy, potential, None)
         gradient, *others = (cast(Tensor, part.gradient) for part in parts)
         for other in others:
             gradient += other
@@ -214,7 +214,7 @@ class System:
         if pull is not None:
             gradient += pull
         gradient *= k
-        return dispatch.First(k * energy, potential, gradient)
+        return derivatives.First(k * energy, potential, gradient)
 
     def operator(self) -> Callable[[Tensor], Tensor]:
         """The function charges -> Kq in V, with the geometry bound once, for many products without graph."""

@@ -5,13 +5,12 @@ differentiable twice with respect to positions, charges, cell and widths. Tensor
 served by the compiled kernels, all others by the plain formulas in torch; `backend("triton")` asks for the kernels
 of `gpu` on a GPU.
 
-`*_operator` binds a geometry and returns the function charges -> dE/dcharges, for solvers that need it for
-many charges; `*_potential` does so once. Both take numpy arrays or tensors, return the same kind as the
-charges, and carry no graph.
+First derivatives without a graph stand in `derivatives`. `*_operator` binds a geometry and returns the function
+charges -> dE/dcharges, for solvers that need it for many charges; `*_potential` does so once. Both take numpy
+arrays or tensors, return the same kind as the charges, and carry no graph.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import numpy as np
@@ -19,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.kernels import cpu_mesh, cpu_pairs, cpu_structure_factor, gpu, mesh, pairs, structure_factor
-from grahame.kernels.cpu_neighbors import PairRows
+from grahame.kernels import cpu_mesh, cpu_structure_factor, gpu, mesh, pairs, structure_factor
+from grahame.kernels.cpu_kernels import checked_mesh, mesh_kernel, pair_kernel, wave_kernel
 from grahame.kernels.cpu_pair_matrix import PairMatrix
 from grahame.kernels.operators import (
-    Kernel,
     array,
     backend,
     compiled,
@@ -33,33 +31,23 @@ from grahame.kernels.operators import (
     pair_indices,
 )  # fmt: skip
 from grahame.kernels.structure_factor import half_space_kvectors
-from grahame.kernels.threads import together
 
 __all__ = [
-    "First",
     "backend",
     "compiled",
-    "direct",
-    "ewald_derivatives",
     "ewald_energy",
     "ewald_operator",
     "ewald_potential",
-    "excluded_row_derivatives",
-    "exclusion_derivatives",
     "exclusion_energy",
     "exclusion_operator",
     "exclusion_potential",
     "half_space_kvectors",
-    "mesh_derivatives",
     "mesh_energy",
     "mesh_operator",
     "mesh_potential",
-    "pair_derivatives",
     "pair_energy",
     "pair_operator",
     "pair_potential",
-    "row_derivatives",
-    "row_mesh_derivatives",
 ]
 
 Floats = NDArray[np.float64]
@@ -67,21 +55,6 @@ Indices = Tensor | NDArray[np.integer]
 Values = Tensor | Floats
 Kind = TypeVar("Kind", Tensor, Floats)
 Potential = Callable[[Kind], Kind]
-Derivatives = tuple[float, tuple[Floats | None, ...]]
-
-_ALONE = 500  # atoms below which a second thread does not pay
-
-
-@dataclass(frozen=True)
-class First:
-    """Energy in e²/Å, its derivatives by the charges (n,) in e/Å and, where wanted, by the positions (n,3) in e²/Å².
-
-    The energy is in float64 where the kernels give it, of float32 charges too.
-    """
-
-    energy: Tensor
-    potential: Tensor
-    gradient: Tensor | None
 
 
 def pair_energy(
@@ -190,7 +163,7 @@ def ewald_energy(positions: Tensor, charges: Tensor, cell: Tensor, alpha: float,
     def formula(x: Tensor, q: Tensor, h: Tensor) -> Tensor:
         return structure_factor.wave_energy(x, q, h, alpha, torch.from_numpy(waves))
 
-    return evaluate(formula, _wave_kernel(alpha, waves), positions, charges, cell)
+    return evaluate(formula, wave_kernel(alpha, waves), positions, charges, cell)
 
 
 def mesh_energy(
@@ -214,7 +187,7 @@ def mesh_energy(
 
     Source: Essmann, Perera, Berkowitz, Darden, Lee and Pedersen, J. Chem. Phys. 103, 8577 (1995).
     """
-    size = _checked_mesh(mesh, order)
+    size = checked_mesh(mesh, order)
     if gpu.serves(positions, charges, cell):
         spline = (alpha, size, order)
         return gpu.evaluate(gpu.mesh_formula(*spline), gpu.mesh_kernel(*spline), positions, charges, cell)
@@ -224,119 +197,7 @@ def mesh_energy(
     def formula(x: Tensor, q: Tensor, h: Tensor) -> Tensor:
         return _mesh_formula(x, q, h, alpha, size, order)
 
-    return evaluate(formula, _mesh_kernel(alpha, size, order), positions, charges, cell)
-
-
-def direct(*tensors: Tensor) -> bool:
-    """Whether kernels give the `*_derivatives` of sums over these tensors."""
-    return gpu.serves(*tensors) or compiled(*tensors)
-
-
-def pair_derivatives(
-    positions: Tensor,
-    charges: Tensor,
-    cell: Tensor,
-    smearing: Tensor,
-    pairs_i: Indices,
-    pairs_j: Indices,
-    shifts: Indices,
-    alpha: float,
-    cutoff: float,
-    forces: bool,
-) -> First:
-    """`pair_energy` with its first derivatives, where `direct` holds; nothing keeps a graph."""
-    if gpu.serves(positions, charges, cell, smearing):
-        on_device = gpu.pair_kernel(pairs_i, pairs_j, shifts, alpha, cutoff, True)
-        return First(*gpu.first(on_device, (positions, charges, cell, smearing), forces))
-    kernel = _pair_kernel((pairs_i, pairs_j, shifts), alpha, cutoff, True)
-    return _first(kernel, (positions, charges, cell, smearing), forces)
-
-
-def row_derivatives(
-    positions: Tensor,
-    charges: Tensor,
-    cell: Tensor,
-    smearing: Tensor,
-    rows: PairRows,
-    alpha: float,
-    cutoff: float,
-    forces: bool,
-) -> First:
-    """`pair_derivatives` of a list in its short form, of tensors that the compiled kernels serve."""
-    return _first(_pair_kernel(rows, alpha, cutoff, True), (positions, charges, cell, smearing), forces)
-
-
-def row_mesh_derivatives(
-    positions: Tensor,
-    charges: Tensor,
-    cell: Tensor,
-    smearing: Tensor,
-    rows: PairRows,
-    alpha: float,
-    cutoff: float,
-    mesh: tuple[int, int, int],
-    order: int,
-    forces: bool,
-) -> tuple[First, First]:
-    """`row_derivatives` and `mesh_derivatives`, side by side on the threads: neither waits for the other."""
-    x, q, h, s = (array(t) for t in (positions, charges, cell, smearing))
-    far = cpu_mesh.MeshSum(x, h, alpha, _checked_mesh(mesh, order), order, forces)
-    near = cpu_pairs.screened_steps(x, q, h, s, rows, alpha, cutoff, True, forces, True, False)
-    sums = together(far.steps(q, forces, True, False), near, small=len(x) < _ALONE)
-    waves, pairs_found = (_as_first(d.energy, d.charges, d.positions) for d in sums)
-    return pairs_found, waves
-
-
-def exclusion_derivatives(
-    positions: Tensor,
-    charges: Tensor,
-    cell: Tensor,
-    smearing: Tensor,
-    i: Indices,
-    j: Indices,
-    shifts: Indices,
-    forces: bool,
-) -> First:
-    """`exclusion_energy` with its first derivatives; as `pair_derivatives`."""
-    if gpu.serves(positions, charges, cell, smearing):
-        on_device = gpu.exclusion_kernel(i, j, shifts)
-        return First(*gpu.first(on_device, (positions, charges, cell, smearing), forces, -1.0))
-    kernel = _pair_kernel((i, j, shifts), 0.0, np.inf, False)
-    return _first(kernel, (positions, charges, cell, smearing), forces, -1.0)
-
-
-def excluded_row_derivatives(
-    positions: Tensor, charges: Tensor, cell: Tensor, smearing: Tensor, rows: PairRows, forces: bool
-) -> First:
-    """`exclusion_derivatives` of a list in its short form, of tensors that the compiled kernels serve."""
-    kernel = _pair_kernel(rows, 0.0, np.inf, False)
-    return _first(kernel, (positions, charges, cell, smearing), forces, -1.0)
-
-
-def ewald_derivatives(
-    positions: Tensor, charges: Tensor, cell: Tensor, alpha: float, kvectors: Indices, forces: bool
-) -> First:
-    """`ewald_energy` with its first derivatives; as `pair_derivatives`."""
-    if gpu.serves(positions, charges, cell):
-        on_device = gpu.ewald_kernel(alpha, kvectors)
-        return First(*gpu.first(on_device, (positions, charges, cell), forces))
-    return _first(_wave_kernel(alpha, indices(kvectors)), (positions, charges, cell), forces)
-
-
-def mesh_derivatives(
-    positions: Tensor,
-    charges: Tensor,
-    cell: Tensor,
-    alpha: float,
-    mesh: tuple[int, int, int],
-    order: int,
-    forces: bool,
-) -> First:
-    """`mesh_energy` with its first derivatives; as `pair_derivatives`."""
-    if gpu.serves(positions, charges, cell):
-        on_device = gpu.mesh_kernel(alpha, _checked_mesh(mesh, order), order)
-        return First(*gpu.first(on_device, (positions, charges, cell), forces))
-    return _first(_mesh_kernel(alpha, _checked_mesh(mesh, order), order), (positions, charges, cell), forces)
+    return evaluate(formula, mesh_kernel(alpha, size, order), positions, charges, cell)
 
 
 def pair_operator(
@@ -399,7 +260,7 @@ def mesh_operator(
     positions: Values, cell: Values, alpha: float, mesh: tuple[int, int, int], order: int
 ) -> Callable[[Kind], Kind]:
     """charges (n,) -> dE/dcharges (n,) in e/Å of `mesh_energy`; the B-splines are evaluated once."""
-    size = _checked_mesh(mesh, order)
+    size = checked_mesh(mesh, order)
     x, h = _float_tensors(positions, cell)
     if gpu.serves(x, h):
         return _on_tensors(gpu.mesh_potential(x, h, alpha, size, order), x)
@@ -470,74 +331,11 @@ def _compiled_pairs(
         a, b, c = (torch.from_numpy(pair_indices(v)).long() for v in (pairs_i, pairs_j, shifts))
         return pairs.screened_energy(x, q, h, s, a, b, c, alpha, cutoff, shift)
 
-    kernel = _pair_kernel((pairs_i, pairs_j, shifts), alpha, cutoff, shift)
+    kernel = pair_kernel((pairs_i, pairs_j, shifts), alpha, cutoff, shift)
     return evaluate(formula, kernel, positions, charges, cell, smearing)
 
 
-def _pair_kernel(
-    listed: PairRows | tuple[Indices, Indices, Indices], alpha: float, cutoff: float, shift: bool
-) -> Kernel:
-    def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
-        x, q, h, s = inputs
-        forces = wanted[0] or wanted[2]
-        rows = (
-            listed if isinstance(listed, PairRows) else cpu_pairs.as_rows(len(x), *map(pair_indices, listed))
-        )
-        d = cpu_pairs.screened(x, q, h, s, rows, alpha, cutoff, shift, forces, wanted[1], wanted[3])
-        return d.energy, (d.positions, d.charges, d.cell, d.smearing)
-
-    return kernel
-
-
-def _wave_kernel(alpha: float, waves: NDArray[np.int64]) -> Kernel:
-    def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
-        x, q, h = inputs
-        d = cpu_structure_factor.WaveSum(x, h, alpha, waves)(q, *wanted)
-        return d.energy, (d.positions, d.charges, d.cell)
-
-    return kernel
-
-
-def _mesh_kernel(alpha: float, size: tuple[int, int, int], order: int) -> Kernel:
-    def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
-        x, q, h = inputs
-        d = cpu_mesh.MeshSum(x, h, alpha, size, order, wanted[0] or wanted[2])(q, *wanted)
-        return d.energy, (d.positions, d.charges, d.cell)
-
-    return kernel
-
-
-def _first(kernel: Kernel, inputs: tuple[Tensor, ...], forces: bool, sign: float = 1.0) -> First:
-    """A compiled kernel without graph, times a sign."""
-    wanted = (forces, True) + (False,) * (len(inputs) - 2)
-    energy, found = kernel([array(t) for t in inputs], wanted)
-    gradient, potential = found[0], found[1]
-    assert potential is not None
-    if sign != 1.0:
-        potential *= sign
-    if gradient is not None and sign != 1.0:
-        gradient *= sign
-    return _as_first(sign * energy, potential, gradient if forces else None)
-
-
-def _as_first(energy: float, potential: Floats, gradient: Floats | None) -> First:
-    return First(
-        torch.from_numpy(np.array(energy)),
-        torch.from_numpy(potential),
-        None if gradient is None else torch.from_numpy(gradient),
-    )
-
-
 _mesh_formula = mesh.wave_energy
-
-
-def _checked_mesh(mesh: tuple[int, int, int], order: int) -> tuple[int, int, int]:
-    if not 4 <= order <= 10:
-        raise ValueError(f"order = {order} must be between 4 and 10: choose 5 or 6 for forces")
-    size = (int(mesh[0]), int(mesh[1]), int(mesh[2]))
-    if min(size) < 1:
-        raise ValueError(f"mesh = {size} points must be positive: give three numbers such as (32, 32, 32)")
-    return size
 
 
 def _tensors(device: torch.device, *values: Indices) -> list[Tensor]:

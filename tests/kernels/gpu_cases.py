@@ -16,7 +16,7 @@ from torch.autograd import gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grahame.electrostatics import Coulomb
-from grahame.kernels import dispatch, gpu, gpu_mesh, gpu_pairs, mesh, pairs, reference
+from grahame.kernels import derivatives, dispatch, gpu, gpu_mesh, gpu_pairs, mesh, pairs, reference
 from grahame.kernels.gpu_erfc import gauss_and_erfc
 from grahame.kernels.neighbors import neighbor_pairs
 from tests.kernels import brute
@@ -318,18 +318,18 @@ def bound(name: str, inputs: list[Tensor]) -> tuple[object, object]:
     lists = half(inputs[0], inputs[2])
     if name == "pairs":
         some = (*lists, ALPHA, CUTOFF)
-        return lambda *t: dispatch.pair_energy(*t, *some), lambda *t: dispatch.pair_derivatives(
+        return lambda *t: dispatch.pair_energy(*t, *some), lambda *t: derivatives.pair_derivatives(
             *t, *some, True
         )
     if name == "exclusions":
         few = [t[::7].contiguous() for t in lists]
-        return lambda *t: dispatch.exclusion_energy(*t, *few), lambda *t: dispatch.exclusion_derivatives(
+        return lambda *t: dispatch.exclusion_energy(*t, *few), lambda *t: derivatives.exclusion_derivatives(
             *t, *few, True
         )
     some_mesh = (ALPHA, (8, 7, 9), 5)
     return (
         lambda *t: dispatch.mesh_energy(*t[:3], *some_mesh) + 0 * t[3].sum(),
-        lambda *t: dispatch.mesh_derivatives(*t[:3], *some_mesh, True),
+        lambda *t: derivatives.mesh_derivatives(*t[:3], *some_mesh, True),
     )
 
 
