@@ -332,13 +332,14 @@ def _place(
     base: Short,
     moved: Floats,
 ) -> None:
-    """By place: atom, base and moved (3,n + 8), of the atoms begin..end.
+    """By place: atom, base and moved (3,n + 8), of the atoms begin..end; `free` is the first place of every bin.
 
     Limited by the latency of memory: atoms may lie anywhere.
     """
+    following = free.copy()
     for a in range(begin, end):
-        place = free[flat[a]]
-        free[flat[a]] += 1
+        place = following[flat[a]]
+        following[flat[a]] += 1
         order[place] = a
         for d in range(3):
             u = x[a, 0] * inverse[0, d] + x[a, 1] * inverse[1, d] + x[a, 2] * inverse[2, d]

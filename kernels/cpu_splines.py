@@ -130,10 +130,11 @@ def _first_places(counts: Short, n2: int) -> Ints:
 
 @numba.njit(cache=True, nogil=True)
 def _place(begin: int, end: int, row: Short, free: Short, atoms: Short) -> None:
-    """Limited by the latency of memory: atoms may lie anywhere."""
+    """The atoms by place; `free` is the first place of every row. Limited by the latency of memory: they may lie anywhere."""
+    following = free.copy()
     for a in range(begin, end):
-        atoms[free[row[a]]] = a
-        free[row[a]] += 1
+        atoms[following[row[a]]] = a
+        following[row[a]] += 1
 
 
 def _spread(order: int) -> Callable[..., None]:
