@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics.arrays import host
+from grahame.kernels import cpu_symmetric
+from grahame.kernels.operators import array
 
 _DENSE_EIGENVALUES = 1500
 # Relative residual below which conjugate gradients that stop descending have met rounding, not a defect.
@@ -200,11 +202,9 @@ def symmetric_product(matrix: Tensor, v: Tensor) -> Tensor:
     """A v of a symmetric A (n,n) and v (n,) or (n,m); on the CPU from its upper triangle, limited by reading that once."""
     if matrix.device.type != "cpu":
         return matrix @ v
-    # By columns, as BLAS counts them, the upper triangle is the lower one.
-    triangle, columns = matrix.numpy().T, v.numpy()
-    if v.ndim == 1:
-        return torch.from_numpy(scipy.linalg.blas.dsymv(1.0, triangle, columns, lower=1))
-    return torch.from_numpy(np.ascontiguousarray(scipy.linalg.blas.dsymm(1.0, triangle, columns, lower=1)))
+    columns = v.reshape(len(v), -1)
+    found = [cpu_symmetric.product(array(matrix), array(c)) for c in columns.T]
+    return torch.from_numpy(np.stack(found, axis=1)).reshape(v.shape)
 
 
 class ConstrainedInverse(torch.autograd.Function):

@@ -381,3 +381,9 @@ def first_rows(
 def farthest_move(new: NDArray[np.float64], old: NDArray[np.float64]) -> float:
     """Largest squared distance of two positions of one atom, Å²; NaN if there is one."""
     return float(((new - old) ** 2).sum(axis=1).max())
+
+
+def symmetric_product(upper: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A x of the symmetric A whose upper triangle is given; what lies below is not looked at."""
+    whole = np.triu(upper) + np.triu(upper, 1).T
+    return np.asarray(whole @ x)

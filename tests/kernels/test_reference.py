@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from examples.benchmarks.speed import calls
-from grahame.kernels import cpu_fft, cpu_mesh, cpu_pairs, cpu_splines, dispatch, neighbors, reference
+from grahame.kernels import (
+    cpu_fft,
+    cpu_mesh,
+    cpu_pairs,
+    cpu_splines,
+    cpu_symmetric,
+    dispatch,
+    neighbors,
+    reference,
+)
 from grahame.kernels.cpu_neighbors import half_rows
 from grahame.kernels.cpu_pair_matrix import PairMatrix
 from grahame.kernels.threads import together
@@ -51,6 +60,7 @@ COUNTERPARTS = {
     "cpu_structure_factor._powers": "reciprocal_energy",
     "cpu_structure_factor._sum_waves": "reciprocal_energy",
     "cpu_structure_factor._sum_atoms": "reciprocal_energy",
+    "cpu_symmetric._add_rows": "symmetric_product",
 }
 OTHERS = {f"cpu_splines.{part}" for part in ("spread", "potential", "gradient")} | {
     "cpu_fft.across",
@@ -236,6 +246,20 @@ def test_the_shortest_pair() -> None:
     assert place == r.argmin()
     assert length == pytest.approx(r.min(), rel=1e-14)
     assert neighbors._shortest(half.i[:0], half.j[:0], half.shifts[:0], x.numpy(), h.numpy()) == (-1, np.inf)
+
+
+@pytest.mark.parametrize("n", [1, 2, 9, 16, 37, 2100])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_products_with_symmetric_matrices(n: int, threads: int) -> None:
+    rng = np.random.default_rng(n)
+    upper, x = rng.normal(size=(n, n)), rng.normal(size=n)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = cpu_symmetric.product(upper, x)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found, reference.symmetric_product(upper, x), rtol=0, atol=1e-12 * n)
 
 
 def test_the_farthest_move() -> None:

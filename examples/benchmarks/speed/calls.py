@@ -23,11 +23,22 @@ from grahame.kernels import (
     cpu_pairs,
     cpu_splines,
     cpu_structure_factor,
+    cpu_symmetric,
     neighbors,
 )
 
-MODULES = (cpu_pairs, cpu_neighbors, neighbors, cpu_pair_matrix, cpu_splines, cpu_mesh, cpu_structure_factor)
+MODULES = (
+    cpu_pairs,
+    cpu_neighbors,
+    neighbors,
+    cpu_pair_matrix,
+    cpu_splines,
+    cpu_mesh,
+    cpu_structure_factor,
+    cpu_symmetric,
+)
 ALL = (True, True, True)
+ROWS = 900  # of the symmetric matrix
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,7 @@ def evaluate(box: Box, sums: Sums) -> None:
     mesh(q, True, True, True)
     mesh(q, False, True, False)
     cpu_structure_factor.WaveSum(x, h, sums.alpha, sums.waves)(q, True, True, True)
+    cpu_symmetric.product(np.ones((ROWS, ROWS)), np.ones(ROWS))
 
 
 def marked(atoms: int) -> NDArray[np.bool_]:

@@ -208,6 +208,10 @@ KERNELS: dict[str, Counted] = {
         "f 26 n, two near pairs for three atoms",
         lambda s: Work(flops=18 * s.n, read=14 * s.n + 24 * s.n),
     ),
+    "cpu_symmetric._add_rows": Counted(
+        "b 4 rows², f 2 rows²",
+        lambda s: Work(flops=2 * calls.ROWS**2, read=4 * calls.ROWS**2),
+    ),
     "neighbors._farthest_move": Counted(
         "b 48 n, f 9 n",
         lambda s: Work(flops=9 * s.n, read=48 * s.n),
