@@ -1,8 +1,8 @@
 """Real Fourier transforms of a mesh on the CPU, in its own memory, in parts that threads share among them.
 
 A mesh of n1 n2 n3 numbers lies in an array whose rows are longer than n3: an even number, at least n3 + 2, so
-that the n3//2 + 1 waves of a row take its place. Limited by flops, and by memory once the mesh is larger than
-the cache: at 12,288 atoms they do an eighth of the flops that the processor does
+that the n3//2 + 1 waves of a row take its place. Limited by memory, or by flops while the mesh fits
+into the cache: at 12,288 atoms a step takes four to seven times as long as memory would
 (`python -m examples.benchmarks limits`).
 
 A transform is `along` all planes (its first two steps, each plane by itself), then `across` all lines of them (its
