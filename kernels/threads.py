@@ -159,7 +159,7 @@ class _Running:
         while True:
             with self._changed:
                 while not (choice := [s for s in self.sums if s.waiting]):
-                    if self._left == 0:
+                    if self._left == 0 or self.error is not None:
                         return
                     self._asleep += 1
                     self._changed.wait()
@@ -169,6 +169,8 @@ class _Running:
             try:
                 lane.popleft()()
                 with self._changed:
+                    if self.error is not None:
+                        return
                     if lane:
                         # Behind the others: all lanes come to their end at about the same time.
                         mine.waiting.append(lane)
@@ -185,6 +187,8 @@ class _Running:
                     self._stop(error)
 
     def _open(self, one: _Sum, stage: list[deque[Task]]) -> None:
+        if self.error is not None:
+            return
         one.open = len(stage)
         one.waiting.extend(stage)
         self._left -= not stage
@@ -194,10 +198,8 @@ class _Running:
     def _stop(self, error: BaseException) -> None:
         """No more tasks; those that have begun come to their end."""
         self.error = self.error or error
-        self._left = 0
         for one in self.sums:
             one.waiting.clear()
-            one.open = -1
         self._changed.notify_all()
 
 

@@ -1,6 +1,7 @@
 """Threads of kernels and of torch's own operations."""
 
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -117,6 +118,40 @@ def test_an_error_in_a_task_or_between_stages_ends_all_sums() -> None:
         with pytest.raises(ValueError, match="between"):
             threads.together(_counting("b", 3, 2, 2, []), between())
         assert threads.together(_counting("b", 3, 2, 2, [])) == ["b"]
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.parametrize("where", ["a task", "an interrupt"])
+def test_an_error_while_another_thread_works_ends_its_sum_too(where: str) -> None:
+    """Nobody goes on with the lane or the stages that are left, and nobody is waited for in vain."""
+    begun, raised = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def fail() -> None:
+        assert begun.wait(10.0)
+        raised.set()
+        raise KeyboardInterrupt if where == "an interrupt" else ZeroDivisionError
+
+    def work() -> None:
+        begun.set()
+        assert raised.wait(10.0)
+        # Long enough for the error to be noted.
+        time.sleep(0.2)
+
+    def steps() -> threads.Steps[None]:
+        yield [[fail], [work, lambda: done.append("the lane")]]
+        done.append("the stage")
+        yield [[lambda: done.append("a task of it")]]
+
+    with pytest.raises(KeyboardInterrupt if where == "an interrupt" else ZeroDivisionError):
+        threads.together(steps())
+    assert done == []
+    assert threads.together(steps_of_nothing()) == [7]
+
+
+def steps_of_nothing() -> threads.Steps[int]:
+    yield [[lambda: None], [lambda: None]]
+    return 7
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
