@@ -8,7 +8,7 @@ taken bin by bin: the pairs of an atom stand together, near those of its neighbo
 depends on nothing but the geometry.
 
 The search is limited by reading what it compares from the first cache and by flops, at a seventh and an
-eighth of what the processor does, sorting into bins by writing at random places, at a seventh of such reads
+eighth of what the processor does, sorting into bins by counting and writing at random places, at a twentieth and a third
 (`python -m examples.benchmarks limits`: 12,288 atoms, one thread).
 """
 

@@ -52,8 +52,8 @@ def export_metatomic(
         name: in the metadata.
     Raises:
         ImportError: without metatomic.
-        ValueError: for projected or solved charges, which no local output can hold, atomic dipoles, and unknown
-            electrodes.
+        ValueError: for projected or solved charges, which no local output can hold, atomic dipoles, a charge network of its
+            own, energies counted from rest, and unknown electrodes.
         RuntimeError: if the exported model does not give the numbers of the original.
     """
     spec = model.spec
@@ -66,6 +66,10 @@ def export_metatomic(
         raise ValueError(
             "own_network = true must be false to be exported: an engine is given one network; train charges on the features of the "
             "energy"
+        )
+    if spec.charges.from_rest:
+        raise ValueError(
+            "from_rest = true must be false to be exported: an engine is not given chi and J, whose energy at rest is counted"
         )
     require("metatomic.torch", "metatomic")
     if spec.charges.kind not in ("transfer", "none"):

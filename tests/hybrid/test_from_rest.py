@@ -1,6 +1,7 @@
 """Energies of solved charges counted from those the atoms would have alone."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from ase import Atoms
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.hybrid import HybridCalculator
+from grahame.hybrid.adapters.export import export_metatomic
 from grahame.hybrid.adapters.feature_heads import FeatureHeads
 from grahame.hybrid.model import ChargeSpec, HybridModel
 from grahame.hybrid.shortrange.learned import LearnedShortRange
@@ -78,6 +80,16 @@ def test_forces_are_derivatives(own: bool) -> None:
             atoms.set_positions(moved)
             ends.append(atoms.get_potential_energy())
         assert forces[atom, axis] == pytest.approx(-(ends[0] - ends[1]) / (2 * STEP), abs=2e-6)
+
+
+def test_an_export_without_chi_is_refused(tmp_path: Path) -> None:
+    made = make_model(charges={"kind": "transfer", "site_constants": "environment", "from_rest": True})
+    with pytest.raises(ValueError, match="from_rest") as refused:
+        export_metatomic(made, tmp_path / "model.pt")
+    assert str(refused.value) == (
+        "from_rest = true must be false to be exported: an engine is not given chi and J, whose energy at rest is counted"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_has_no_such_energy_is_refused() -> None:
