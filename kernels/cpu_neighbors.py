@@ -191,7 +191,7 @@ def _steps(
             f"positions[{lost}] = {x[lost]} Å must lie within {_FARTHEST:g} cells of the origin: "
             "wrap the atoms into the cell"
         )
-    start = _first_places(free)
+    start = first_places(free)
     order, base = cpu_memory.empty(n, np.int32), cpu_memory.empty((n, 3), np.int32)
     moved = cpu_memory.empty((3, n + _WIDTH))
     moved[:, n:] = 0.0
@@ -305,8 +305,11 @@ def _count_bins(
 
 
 @numba.njit(cache=True, nogil=True)
-def _first_places(counts: Short) -> Ints:
-    """Numbers of atoms (parts, bins) -> the first place of each; returns the first place of every bin (bins + 1,)."""
+def first_places(counts: Short) -> Ints:
+    """Numbers of atoms (parts, bins) -> the first place of each; returns the first place of every bin (bins + 1,).
+
+    So atoms are sorted by counting, in parts: those of one bin stand in their order whatever the number of parts.
+    """
     start, total = np.empty(counts.shape[1] + 1, np.int64), 0
     for b in range(counts.shape[1]):
         start[b] = total

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import vectors
+from grahame.kernels.cpu_neighbors import first_places
 from grahame.kernels.threads import Steps, chunks
 
 __all__ = ["SplineKernels", "sorted_by_rows", "spline_kernels"]
@@ -93,7 +94,7 @@ def sorted_by_rows(order: int, x: Floats, inverse: Floats, mesh: Ints) -> Steps[
     free = np.empty((len(parts), n1 * n2), np.int32)
     count = partial(_count_rows, order=order, x=x, inverse=inverse, mesh=mesh, row=row)
     yield [[partial(count, a, b, count=free[c])] for c, (a, b) in enumerate(parts)]
-    start = _first_places(free, n2)
+    start = first_places(free)[::n2].copy()
     yield [[partial(_place, a, b, row, free[c], atoms)] for c, (a, b) in enumerate(parts)]
     return start, atoms
 
@@ -111,21 +112,6 @@ def _count_rows(
         l1 = (np.int64(np.floor(u)) - (order - 1)) % n1
         row[a] = l1 * n2 + (np.int64(np.floor(v)) - (order - 1)) % n2
         count[row[a]] += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _first_places(counts: Short, n2: int) -> Ints:
-    """Numbers of atoms (parts, rows) -> the first place of each; returns the first place of every plane."""
-    start, total = np.empty(counts.shape[1] // n2 + 1, np.int64), 0
-    for k in range(counts.shape[1]):
-        if k % n2 == 0:
-            start[k // n2] = total
-        for c in range(len(counts)):
-            here = counts[c, k]
-            counts[c, k] = total
-            total += here
-    start[-1] = total
-    return start
 
 
 @numba.njit(cache=True, nogil=True)

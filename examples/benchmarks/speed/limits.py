@@ -174,9 +174,9 @@ KERNELS: dict[str, Counted] = {
             flops=24 * s.n, read=24 * s.n, written=4 * s.n + 4 * s.bins, random=s.n, among=4 * s.bins
         ),
     ),
-    "cpu_neighbors._first_places": Counted(
-        "b 16 bins",
-        lambda s: Work(flops=s.bins, read=4 * s.bins, written=12 * s.bins),
+    "cpu_neighbors.first_places": Counted(
+        "b 16 lines",
+        lambda s: Work(flops=s.lines, read=4 * s.lines, written=12 * s.lines),
     ),
     "cpu_neighbors._place": Counted(
         "r 8 n, b 28 n + 40 n",
@@ -221,10 +221,6 @@ KERNELS: dict[str, Counted] = {
         lambda s: Work(
             flops=16 * s.n, read=24 * s.n, written=4 * s.n + 4 * s.lines, random=s.n, among=4 * s.lines
         ),
-    ),
-    "cpu_splines._first_places": Counted(
-        "b 8 lines",
-        lambda s: Work(flops=s.lines, read=4 * s.lines, written=4 * s.lines),
     ),
     "cpu_splines._place": Counted(
         "r n, b 8 n",
