@@ -1,16 +1,18 @@
 """Learned models on published data: errors after a stated training time.
 
     python examples/benchmarks/learned.py [CASE ...] [--data DIR] [--minutes M] [--threads N] [--out DIR]
+    torchrun --nproc-per-node 2 examples/benchmarks/learned.py ...
 
 Each case is a configuration of `grahame train` in the folder `learned` beside this file, which names its files
 relative to --data (default: shared/data beside the repository). A case without its data is skipped with the
-reason. Models of the dipeptides are chosen on a tenth of the training file; what is printed is measured on the
-validation file, which they never saw. Prints a table, writes JSON beside the models, and with --publish also
-`results_learned.json` beside this file.
+reason. Under torchrun the processes share the frames of each step. Models of the dipeptides are chosen on a tenth
+of the training file; what is printed is measured on the validation file, which they never saw. Prints a table, writes
+JSON beside the models, and with --publish also `results_learned.json` beside this file.
 """
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -31,6 +33,7 @@ from grahame.hybrid.training.run import checked_frames, train
 
 HERE = Path(__file__).resolve().parent
 DATA = HERE.parents[2] / "shared" / "data"
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 # Where the judge is another file than the one the configuration validates on.
 JUDGE = {"dipeptides": "les_polar_dipeptides/cace_lr_fit_val.xyz"}
 
@@ -42,6 +45,7 @@ def configuration(case: str, data: Path, out: Path, minutes: float | None, threa
     if minutes is not None:
         tree["optimiser"]["max_minutes"] = minutes
     tree["threads"] = threads
+    tree["optimiser"]["batch_size"] = max(1, tree["optimiser"]["batch_size"] // PROCESSES)
     return parse_training(tree, out)
 
 
@@ -72,11 +76,13 @@ def milliseconds(model: HybridModel, frame: Frame) -> float:
     return 1e3 * float(np.median(times))
 
 
-def run(case: str, data: Path, out: Path, minutes: float | None, threads: int) -> dict[str, Any]:
-    """Train one case and measure it."""
+def run(case: str, data: Path, out: Path, minutes: float | None, threads: int) -> dict[str, Any] | None:
+    """Train one case and measure it; None on all processes but the first."""
     config = configuration(case, data, out, minutes, threads)
     frames = judged(case, config, data)
     summary = train(config, progress=sys.stderr.isatty())
+    if not summary.main:
+        return None
     model = load_model(summary.model)
     errors = evaluate(model, frames, keep=False).errors
     rows = [row.as_dict() for row in errors.rows() if row.group == "all"]
@@ -90,6 +96,7 @@ def run(case: str, data: Path, out: Path, minutes: float | None, threads: int) -
         "ms_per_frame": round(milliseconds(model, frames[0]), 1),
         "atoms_of_that_frame": len(frames[0]),
         "errors": rows,
+        "processes": PROCESSES,
         "threads": threads,
         "torch": torch.__version__,
         "machine": platform.machine(),
@@ -99,7 +106,7 @@ def run(case: str, data: Path, out: Path, minutes: float | None, threads: int) -
 def show(result: dict[str, Any]) -> None:
     """One block of the table."""
     print(
-        f"{result['case']}: {result['minutes']} min on {result['threads']} thread(s), {result['epochs']} epochs, "
+        f"{result['case']}: {result['minutes']} min on {result['processes']} process(es) of {result['threads']} thread(s), {result['epochs']} epochs, "
         f"{result['train_frames']} frames, {result['parameters']} weights, {result['ms_per_frame']} ms for "
         f"{result['atoms_of_that_frame']} atoms"
     )
@@ -131,6 +138,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     for case in options.cases or cases:
         result = run(case, options.data.resolve(), options.out.resolve(), options.minutes, options.threads)
+        if result is None:
+            continue
         show(result)
         for path in [options.out / f"{case}.json"] + (
             [HERE / "results_learned.json"] if options.publish else []
