@@ -54,7 +54,7 @@ def head_charges(
     gained = formal = given = None
     shared: tuple[bool, ...] = (True,) * graph.frames if solved else ()
     if isinstance(head, TransferCharges):
-        gained = head(scalars, graph, r)
+        gained = head(scalars, graph.species, graph.pairs, graph.solved, r)
         formal = formal_charges(formal_of, graph, conditions) * ~graph.solved
         charges = charges_of_transfers(formal, gained, graph) * ~graph.solved
         given = given_by_solved(gained, graph) if head.across else None

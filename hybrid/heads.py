@@ -56,19 +56,28 @@ class TransferCharges(nn.Module):
         nn.init.normal_(self.environment.weight, std=0.1 / math.sqrt(features))
         nn.init.normal_(self.radial.weight, std=0.3 / math.sqrt(rank * count))
 
-    def forward(self, scalars: Tensor, graph: Graph, r: Tensor) -> Tensor:
-        """(p,) e, charge that the first atom of each pair gains from the second."""
-        both = self.element(graph.species) + self.environment(scalars)
-        u, v = both.split(self.rank, dim=1)
-        i, j = graph.pairs.unbind(1)
-        basis = radial.bessel(r.to(both.dtype), self.cutoff, self.count)
-        plain = (self.pairs - self.pairs.transpose(0, 1))[graph.species[i], graph.species[j]]
-        varied = self.radial(basis) * (u[i] * v[j] - v[i] * u[j])
-        gained: Tensor = (plain * basis).sum(1).to(torch.float64) + varied.sum(1).to(torch.float64)
-        if self.across:
-            return gained
-        kept = ~(graph.solved[i] | graph.solved[j])
-        return gained * kept
+    def forward(self, scalars: Tensor, species: Tensor, pairs: Tensor, solved: Tensor, r: Tensor) -> Tensor:
+        """(p,) e, charge that the first atom of each pair gains from the second.
+
+        Args:
+            scalars: (n,F); species: (n,).
+            pairs: (p,2) atoms; solved: (n,) True for atoms whose charge a solver sets; r: (p,) Å.
+        """
+        both = self.element(species) + self.environment(scalars)
+        # A list that is kept holds pairs beyond the cut-off as well; solved atoms are often many, and exchange nothing.
+        exchanging = r.detach() < self.cutoff
+        if not self.across:
+            exchanging &= ~solved.index_select(0, pairs.reshape(-1)).reshape(-1, 2).any(1)
+        some = exchanging.nonzero()[:, 0]
+        i, j = pairs.index_select(0, some).unbind(1)
+        basis = radial.bessel(r.index_select(0, some).to(both.dtype), self.cutoff, self.count)
+        kinds = species.index_select(0, i) * len(self.pairs) + species.index_select(0, j)
+        exchanged = (self.pairs - self.pairs.transpose(0, 1)).reshape(-1, self.count)
+        (u_i, v_i), (u_j, v_j) = (both.index_select(0, k).split(self.rank, dim=1) for k in (i, j))
+        varied = self.radial(basis) * (u_i * v_j - v_i * u_j)
+        plain = exchanged.index_select(0, kinds) * basis
+        gained = plain.sum(1).to(torch.float64) + varied.sum(1).to(torch.float64)
+        return torch.zeros_like(r).index_add(0, some, gained)
 
 
 def charges_of_transfers(formal: Tensor, gained: Tensor, graph: Graph) -> Tensor:

@@ -280,7 +280,7 @@ class HybridModel(nn.Module):
             conditions: per frame; None where charges need none (no total charge, no fragments).
             pair_vectors: (p,3) Å if they are known already.
         """
-        vectors = graph.vectors()
+        vectors = None if self.network.sums_itself(graph) else graph.vectors()
         found = self.network(graph, vectors)
         seen = found if self.charge_network is None else self.charge_network(graph, vectors)
         level = levels[graph.frame]

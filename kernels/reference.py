@@ -344,6 +344,46 @@ def _chunks(indices: Tensor, rows: int) -> Iterator[Tensor]:
         yield indices[start : start + rows]
 
 
+def densities(
+    positions: Tensor, cell: Tensor, species: Tensor, kinds: int, cutoff: float, radial: int, l_max: int
+) -> Tensor:
+    """A_i(s, lm, n) = sum over neighbours j of species s with r < cutoff of Y_lm(u) B_n(r), in the order (lm, i, s n).
+
+        B_n(r) = sqrt(2/r_c) sin(n pi r/r_c)/r f(r/r_c),  f(t) = 1 - 28 t^6 + 48 t^7 - 21 t^8
+        Y_lm(u) = sqrt(2l + 1) P_l^|m| {sqrt(2) sin(|m| phi), 1, sqrt(2) cos(m phi)} for m < 0, 0 and > 0
+
+    With P_l^m normalised to sqrt((l - m)!/(l + m)!) and without the sign (-1)^m, the mean square of Y_lm is 1.
+    """
+    i, j, shifts = image_pairs(positions, cell, (True, True, True), cutoff)
+    v = positions[j] + shifts.to(positions) @ cell - positions[i]
+    r = torch.linalg.vector_norm(v, dim=1)
+    t = r / cutoff
+    n = torch.arange(1, radial + 1).to(t)
+    waves = math.sqrt(2.0 / cutoff) * torch.sin(n * math.pi * t[:, None]) / r[:, None]
+    basis = waves * (1.0 - 28.0 * t**6 + 48.0 * t**7 - 21.0 * t**8)[:, None]
+    x, y, z = (v / r[:, None]).unbind(1)
+    parts: list[Tensor] = []
+    for l in range(l_max + 1):
+        for m in range(-l, l + 1):
+            # sin^k(theta) e^(i k phi) = (x + i y)^k; what is left of P_l^k is a derivative of a polynomial in z.
+            k = abs(m)
+            left = np.polynomial.Legendre.basis(l).convert(kind=np.polynomial.Polynomial).deriv(k).coef
+            value = sum((float(c) * z**p for p, c in enumerate(left)), torch.zeros_like(z))
+            turned = torch.complex(x, y) ** k if k else torch.ones_like(torch.complex(x, y))
+            factor = math.sqrt((2 * l + 1) * math.factorial(l - k) / math.factorial(l + k))
+            parts.append(
+                factor * value * (math.sqrt(2.0) * (turned.imag if m < 0 else turned.real) if m else 1.0)
+            )
+    harmonics = torch.stack(parts, dim=1)
+    products = (harmonics[:, :, None] * basis[:, None, :]).reshape(len(r), -1)
+    sums = products.new_zeros((len(positions) * kinds, products.shape[1])).index_add(
+        0, i * kinds + species[j], products
+    )
+    split = sums.reshape(len(positions), kinds, len(parts), radial)
+    out: Tensor = split.permute(2, 0, 1, 3).reshape(len(parts), len(positions), kinds * radial)
+    return out
+
+
 Integers = NDArray[np.integer]
 Triples = tuple[Integers, Integers, Integers]
 
@@ -352,6 +392,16 @@ def sorted_pairs(i: Integers, j: Integers, shifts: Integers) -> Triples:
     """Pairs in ascending order of i, then j, then the shift."""
     order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], j, i))
     return i[order], j[order], shifts[order]
+
+
+def rows_of_both(
+    atoms: int, i: Integers, j: Integers, shifts: Integers
+) -> tuple[Integers, Integers, Integers]:
+    """First places (atoms + 1,), seconds and shifts of a half list with every pair in the rows of both atoms."""
+    first, second = np.stack([i, j], axis=1).ravel(), np.stack([j, i], axis=1).ravel()
+    both = np.stack([shifts, -shifts], axis=1).reshape(-1, 3)
+    order = np.argsort(first, kind="stable")
+    return np.searchsorted(first[order], np.arange(atoms + 1)), second[order], both[order]
 
 
 def pairs_with(marked: NDArray[np.bool_], i: Integers, j: Integers, shifts: Integers) -> Triples:

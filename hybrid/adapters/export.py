@@ -103,8 +103,7 @@ class _Network(nn.Module):
         self.register_buffer("references", model.references.clone())
 
     def forward(self, vectors: Tensor, species: Tensor, neighbors: Tensor) -> tuple[Tensor, Tensor]:
-        graph = _bare(species, neighbors, neighbors[:, :1].expand(-1, 2), species != species)
-        scalars = self.network(graph, vectors).scalars
+        scalars = self.network.of_vectors(neighbors, species, vectors).scalars
         atomic = (self.readout(scalars) + self.shift(species))[:, self.level]
         references = torch.as_tensor(self.references)[species, self.level]
         return self.scale * atomic.to(torch.float64) + references, scalars
@@ -116,14 +115,8 @@ class _Transfer(nn.Module):
         self.head = head
 
     def forward(self, scalars: Tensor, species: Tensor, pairs: Tensor, r: Tensor, solved: Tensor) -> Tensor:
-        out: Tensor = self.head(scalars, _bare(species, pairs, pairs, solved), r)
+        out: Tensor = self.head(scalars, species, pairs, solved, r)
         return out
-
-
-def _bare(species: Tensor, neighbors: Tensor, pairs: Tensor, solved: Tensor) -> Graph:
-    """A graph that knows only what network and heads look at."""
-    none = torch.zeros(0)
-    return Graph(none, none, species, none, neighbors, none, none, pairs, none, solved)
 
 
 def _traced(module: nn.Module, *example: Tensor) -> torch.nn.Module:
@@ -141,7 +134,7 @@ def _module(model: HybridModel, level: int, electrodes: Sequence[str]) -> nn.Mod
     cutoff = spec.architecture.cutoff
     graph = _example(model, 4 * count)
     r = torch.linalg.vector_norm(graph.pair_vectors(), dim=1)
-    network = _traced(_Network(model, level), graph.vectors(), graph.species, graph.neighbors)
+    network = _traced(_Network(model, level), graph.vectors(), graph.species, graph.around.table.neighbors)
     scalars = model.network(graph, graph.vectors()).scalars.detach()
     transfer: nn.Module = scripted.NoTransfer()
     if isinstance(model.charge_head, TransferCharges):

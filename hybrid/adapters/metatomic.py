@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from grahame.hybrid.adapters.optional import require
 from grahame.hybrid.adapters.trunk import TrunkOutput, fingerprint, freeze
-from grahame.hybrid.graph import PBC, Graph
+from grahame.hybrid.graph import PBC, Graph, make_graph
 
 _NAMES = {"features": ("feature", "features"), "charges": ("charge", "charges")}
 
@@ -99,18 +100,8 @@ class MetatomicTrunk:
 
     def _count_features(self, types: list[int]) -> int:
         """One lone atom says how many features there are."""
-        graph = Graph(
-            positions=torch.zeros((1, 3), dtype=torch.float64),
-            cells=torch.zeros((1, 3, 3), dtype=torch.float64),
-            species=torch.zeros(1, dtype=torch.long),
-            frame=torch.zeros(1, dtype=torch.long),
-            neighbors=torch.zeros((1, 1), dtype=torch.long),
-            images=torch.zeros((1, 1, 3), dtype=torch.float64),
-            beyond=torch.full((1, 1), 2.0 * self.cutoff + 1.0, dtype=torch.float64),
-            pairs=torch.zeros((0, 2), dtype=torch.long),
-            pair_images=torch.zeros((0, 3), dtype=torch.float64),
-            solved=torch.zeros(1, dtype=torch.bool),
-        )
+        nothing = np.zeros(1, dtype=np.int64)
+        graph = make_graph(np.zeros((1, 3)), None, (False, False, False), nothing, self.cutoff)
         found = self(graph, torch.tensor([types[0]]), [(False, False, False)]).features
         assert found is not None
         return int(found.shape[1])

@@ -6,7 +6,7 @@ Each layer turns neighbours into a density on the sphere around every atom, and 
     P_i(u)  = (w1 A)(w2 A), projected back onto l <= l_max                                        3 bodies
     features from the overlaps <A A>_l, <A P>_l, <P P>_l                                          3, 4, 5 bodies
 
-e_d(ij) is the element of the neighbour in the first layer; in further layers it is the neighbour's own density
+e_d(ij) is the element of the neighbour in the first layer; in further layers also the neighbour's own density
 in the direction of the bond, f_d,j(u_ji), so that each layer adds one cut-off to the receptive field. Products
 are taken pointwise on a grid of directions that integrates them exactly (`sphere`), which makes every feature
 invariant under rotation and reflection to rounding.
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from grahame.hybrid.graph import Graph
-from grahame.hybrid.shortrange import radial, sphere
+from grahame.hybrid.shortrange import first_layer, radial, sphere
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,15 @@ class Features:
 class ChannelMixing(nn.Module):
     """A linear map of channels for each l; (L,n,C) -> (L,n,C')."""
 
+    degree: Tensor
+
     def __init__(self, l_max: int, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.parts = sphere.slices(l_max)
+        self.register_buffer("degree", torch.as_tensor(sphere.degrees(l_max)), persistent=False)
         self.weight = nn.Parameter(torch.randn(l_max + 1, inputs, outputs) / math.sqrt(inputs))
 
     def forward(self, density: Tensor) -> Tensor:
-        n = density.shape[1]
-        mixed = [density[p].reshape(-1, density.shape[2]) @ w for p, w in zip(self.parts, self.weight)]
-        return torch.cat([m.reshape(-1, n, m.shape[1]) for m in mixed])
+        return torch.bmm(density, self.weight.index_select(0, self.degree))
 
 
 class Interaction(nn.Module):
@@ -88,12 +88,12 @@ class Interaction(nn.Module):
 
     values: Tensor
     projector: Tensor
-    lift: Tensor
+    degree: Tensor
+    means: Tensor
 
     def __init__(self, sizes: Architecture, species: int, kinds: int, neighbors: float) -> None:
         super().__init__()
         c, l_max = sizes.channels, sizes.l_max
-        self.parts = sphere.slices(l_max)
         # The density of n neighbours at random directions has a mean square of about n.
         self.scale = 1.0 / math.sqrt(neighbors)
         self.gather = ChannelMixing(l_max, kinds * sizes.radial, c)
@@ -107,8 +107,11 @@ class Interaction(nn.Module):
         values, projector = sphere.product_grid(l_max)
         self.register_buffer("values", torch.as_tensor(values), persistent=False)
         self.register_buffer("projector", torch.as_tensor(projector), persistent=False)
-        lift = torch.repeat_interleave(torch.arange(l_max + 1), torch.arange(l_max + 1) * 2 + 1)
-        self.register_buffer("lift", lift, persistent=False)
+        degree = torch.as_tensor(sphere.degrees(l_max))
+        self.register_buffer("degree", degree, persistent=False)
+        # Sums over m of one l, over the root of how many there are.
+        one = nn.functional.one_hot(degree).T.to(torch.float64)
+        self.register_buffer("means", one / one.sum(1, keepdim=True).sqrt(), persistent=False)
 
     @staticmethod
     def invariants(sizes: Architecture) -> int:
@@ -119,24 +122,25 @@ class Interaction(nn.Module):
         shape = density.shape[1:]
         return (self.values @ density.reshape(len(density), -1)).reshape(-1, *shape)
 
-    def forward(
-        self, kinds: Tensor, basis: Tensor, harmonics: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Invariants (n,I) and density (L,n,C); kinds (n,K,D) of neighbours, basis (n,K,N), harmonics (n,K,L)."""
-        n, k, _ = kinds.shape
-        filled = (kinds[..., :, None] * basis[..., None, :]).reshape(n, k, -1)
-        density = torch.bmm(harmonics.transpose(1, 2), filled).transpose(0, 1) * self.scale
-        centre = self.centre[species][:, self.lift].transpose(0, 1)
+    def forward(self, density: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        """Invariants (n,I) and density (L,n,C), from that of neighbours (L,n,D*N)."""
+        density = density * self.scale
+        centre = self.centre[:, self.degree].transpose(0, 1).index_select(1, species)
         a = self.gather(density) * centre
         on_grid = self._on_grid(self.left(a)) * self._on_grid(self.right(a))
         p = self.product((self.projector @ on_grid.reshape(len(on_grid), -1)).reshape_as(a))
         x, y = self.first(a), self.second(p)
-        overlaps = [
-            (f[part] * g[part]).sum(0) / math.sqrt(part.stop - part.start)
-            for f, g in ((a, x), (a, y), (p, x), (p, y))
-            for part in self.parts
-        ]
-        return torch.cat([a[0], *overlaps], dim=1), a + p
+        products = torch.stack([a * x, a * y, p * x, p * y], dim=2)
+        overlaps = (self.means @ products.reshape(len(products), -1)).reshape(-1, *products.shape[1:])
+        invariants = overlaps.permute(1, 2, 0, 3).reshape(len(species), -1)
+        return torch.cat([a[0], invariants], dim=1), a + p
+
+
+def density_of(kinds: Tensor, basis: Tensor, harmonics: Tensor) -> Tensor:
+    """(L,n,D*N) sums over neighbours; kinds (n,K,D) of neighbours, basis (n,K,N), harmonics (n,K,L)."""
+    n, k, _ = kinds.shape
+    filled = (kinds[..., :, None] * basis[..., None, :]).reshape(n, k, -1)
+    return torch.bmm(harmonics.transpose(1, 2), filled).transpose(0, 1)
 
 
 class LocalNetwork(nn.Module):
@@ -162,7 +166,8 @@ class LocalNetwork(nn.Module):
         self.interactions = nn.ModuleList(interactions)
         self.readouts = nn.ModuleList(readouts)
         self.senders = nn.ModuleList(senders)
-        self._compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self._of_vectors: Callable[..., tuple[Tensor, Tensor]] = self._from_vectors
+        self._of_densities: Callable[..., tuple[Tensor, Tensor]] = self._from_densities
 
     @property
     def features(self) -> int:
@@ -174,39 +179,61 @@ class LocalNetwork(nn.Module):
 
         Only for first derivatives: training, which takes second ones, must run without.
         """
-        self._compiled = torch.compile(self._features, dynamic=False)
+        self._of_vectors = torch.compile(self._from_vectors, dynamic=False)
+        self._of_densities = torch.compile(self._from_densities, dynamic=False)
 
-    def forward(self, graph: Graph, vectors: Tensor) -> Features:
+    def sums_itself(self, graph: Graph) -> bool:
+        """Whether compiled kernels serve the graph, and vectors to the neighbours are not needed."""
+        return self.sizes.layers == 1 and first_layer.serves(graph)
+
+    def forward(self, graph: Graph, vectors: Tensor | None) -> Features:
         """Features of all atoms.
 
         Args:
             graph: neighbours.
-            vectors: (n,K,3) from each atom to its neighbours, Å.
+            vectors: (n,K,3) from each atom to its neighbours, Å; None where the network sums itself.
         """
-        run = self._features if self._compiled is None else self._compiled
-        return Features(*run(graph.neighbors, graph.species, vectors))
+        first = None
+        if first_layer.serves(graph):
+            z, dtype = self.sizes, next(self.parameters()).dtype
+            first = first_layer.first_densities(graph, self.species, z.cutoff, z.radial, z.l_max, dtype)
+        if vectors is not None:
+            return self.of_vectors(graph.around.table.neighbors, graph.species, vectors, first)
+        return Features(*self._of_densities(first, graph.species))
 
-    def _features(self, neighbors: Tensor, species: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def of_vectors(
+        self, neighbors: Tensor, species: Tensor, vectors: Tensor, first: Tensor | None = None
+    ) -> Features:
+        """The same from the table of neighbours (n,K), species (n,), vectors (n,K,3), and densities if they are known."""
+        return Features(*self._of_vectors(neighbors, species, vectors, first))
+
+    def _from_densities(self, first: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
+        invariants, density = self.interactions[0](first, species)
+        return self.readouts[0](invariants, species), _vector(density)
+
+    def _from_vectors(
+        self, neighbors: Tensor, species: Tensor, vectors: Tensor, first: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         dtype = next(self.parameters()).dtype
         # Differences are taken in double precision, the network runs in its own.
         r = torch.linalg.vector_norm(vectors, dim=-1)
         unit = (vectors / r[..., None]).to(dtype)
         basis = radial.bessel(r.to(dtype), self.sizes.cutoff, self.sizes.radial)
         harmonics = sphere.harmonics(unit, self.sizes.l_max)
-        # One-hot by comparison, which a compiler can merge into what follows.
-        numbered = torch.arange(self.species, device=species.device)
-        elements = (species[neighbors][..., None] == numbered).to(dtype)
-        kinds, scalars = elements, []
-        density = None
-        for layer, (interaction, readout) in enumerate(zip(self.interactions, self.readouts)):
-            if density is not None:
-                kinds = torch.cat([elements, self._messages(layer, density, neighbors, harmonics)], dim=-1)
-            invariants, density = interaction(kinds, basis, harmonics, species)
-            scalars.append(readout(invariants, species))
-        assert density is not None
-        # Harmonics of l = 1 stand in the order y, z, x.
-        vector = density[1:4].transpose(0, 1)[:, [2, 0, 1]]
-        return torch.cat(scalars, dim=1), vector
+        if first is None:
+            # One-hot by comparison, which a compiler can merge into what follows.
+            numbered = torch.arange(self.species, device=species.device)
+            elements = (species[neighbors][..., None] == numbered).to(dtype)
+            first = density_of(elements, basis, harmonics)
+        # Each layer sees the elements around, further ones what these say as well.
+        invariants, density = self.interactions[0](first, species)
+        scalars = [self.readouts[0](invariants, species)]
+        for layer in range(1, self.sizes.layers):
+            messages = self._messages(layer, density, neighbors, harmonics)
+            seen = torch.cat([first, density_of(messages, basis, harmonics)], dim=2)
+            invariants, density = self.interactions[layer](seen, species)
+            scalars.append(self.readouts[layer](invariants, species))
+        return torch.cat(scalars, dim=1), _vector(density)
 
     def _messages(self, layer: int, density: Tensor, neighbors: Tensor, harmonics: Tensor) -> Tensor:
         """(n,K,D) the neighbours' densities in the direction of the bond."""
@@ -218,6 +245,11 @@ class LocalNetwork(nn.Module):
         for odd in sphere.slices(self.sizes.l_max)[1::2]:
             parity[odd] = -1.0
         return torch.einsum("nkl,nkld->nkd", harmonics * parity, received)
+
+
+def _vector(density: Tensor) -> Tensor:
+    """(n,3,C) in the axes x, y, z; harmonics of l = 1 stand in the order y, z, x."""
+    return density[1:4].transpose(0, 1)[:, [2, 0, 1]]
 
 
 class Readout(nn.Module):

@@ -44,10 +44,11 @@ class NuclearRepulsion(nn.Module):
         Args:
             r: (p,) Å; pairs: (p,2) atoms, each pair once; species: (n,).
         """
+        near = (r.detach() < 2.0 * _REACH * self.radii.max()).nonzero()[:, 0]
+        r, pairs = r.index_select(0, near), pairs.index_select(0, near)
         first, second = species[pairs[:, 0]], species[pairs[:, 1]]
+        # The envelope is 0 beyond.
         reach = _REACH * (self.radii[first] + self.radii[second])
-        near = (r.detach() < reach).nonzero()[:, 0]
-        r, first, second, reach, pairs = r[near], first[near], second[near], reach[near], pairs[near]
         z1, z2 = self.numbers[first], self.numbers[second]
         x = r * (z1**0.23 + z2**0.23) / 0.46850
         screening = sum(a * torch.exp(-b * x) for a, b in zip(_AMPLITUDES, _RATES))

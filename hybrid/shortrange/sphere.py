@@ -35,6 +35,15 @@ def slices(l_max: int) -> list[slice]:
     return [slice(l * l, (l + 1) ** 2) for l in range(l_max + 1)]
 
 
+def degrees(l_max: int) -> NDArray[np.int64]:
+    """The l of every harmonic.
+
+    >>> degrees(1).tolist()
+    [0, 1, 1, 1]
+    """
+    return np.repeat(np.arange(l_max + 1), 2 * np.arange(l_max + 1) + 1)
+
+
 def harmonics(u: Tensor, l_max: int) -> Tensor:
     """(..., (l_max+1)²) real harmonics of unit vectors u (..., 3), in the order l, m = -l ... l.
 

@@ -192,6 +192,9 @@ OTHERS = {f"cpu_splines.{name}" for name in ("spread", "potential", "gradient")}
     "cpu_fft.across",
     "cpu_fft.along",
     "cpu_fft.back_along",
+    "cpu_density.density",
+    "cpu_density.pull",
+    "cpu_density.push",
 }
 
 

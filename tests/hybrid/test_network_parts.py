@@ -20,6 +20,7 @@ from grahame.hybrid.shortrange import radial, sphere
 from grahame.hybrid.shortrange.base import Response
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.shortrange.repulsion import NuclearRepulsion
+from grahame.kernels.cpu_density import full_rows
 from grahame.kernels.neighbors import neighbor_pairs
 from tests.hybrid.model_cells import frame, held, make_model, slab, water_box
 
@@ -97,7 +98,7 @@ def test_neighbor_tables_hold_every_pair_in_both_directions() -> None:
     atoms = water_box()
     cell, cutoff = np.array(atoms.cell), 5.0
     pairs = neighbor_pairs(atoms.positions, cell, (True, True, True), cutoff)
-    table, images, filled = neighbor_table(pairs, len(atoms))
+    table, images, filled = neighbor_table(full_rows(len(atoms), pairs.i, pairs.j, pairs.shifts))
     assert (~filled).sum() == 2 * len(pairs.i)
     ends = atoms.positions[table] + images @ cell - atoms.positions[:, None]
     lengths = np.linalg.norm(ends, axis=-1)
@@ -115,7 +116,7 @@ def test_rows_that_are_filled_up_lie_beyond_the_cutoff() -> None:
     large = make_graph(atoms.positions, np.array(atoms.cell), (True,) * 3, species, 3.0)
     both = batch([small, large])
     lengths = torch.linalg.vector_norm(both.vectors(), dim=-1)
-    real = both.beyond == 0
+    real = both.around.table.beyond == 0
     assert float(lengths[real].max()) < 3.0
     assert float(lengths[~real].min()) > 3.0
     assert bool((both.frame == torch.tensor([0] * 3 + [1] * len(atoms))).all())

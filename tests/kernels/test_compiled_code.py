@@ -14,6 +14,7 @@ from grahame.kernels import cpu_pairs
 
 ROOT = Path(__file__).parents[2]
 KERNELS = [
+    "grahame.kernels.cpu_density",
     "grahame.kernels.cpu_mesh",
     "grahame.kernels.cpu_neighbors",
     "grahame.kernels.cpu_pair_matrix",
@@ -33,7 +34,7 @@ import sys
 import numpy as np
 from grahame.hybrid.shortrange import bonded, rigid
 from grahame.hybrid.shortrange.lennard_jones import lennard_jones, make_rows, make_switch
-from grahame.kernels import cpu_mesh, cpu_neighbors, cpu_pair_matrix, cpu_pairs, cpu_structure_factor
+from grahame.kernels import cpu_density, cpu_mesh, cpu_neighbors, cpu_pair_matrix, cpu_pairs, cpu_structure_factor
 
 rng = np.random.default_rng(1)
 n, wrap = 600, (True, True, True)
@@ -50,6 +51,12 @@ m = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
 for waves in (cpu_structure_factor.WaveSum(x, cell, 0.35, m), cpu_mesh.MeshSum(x, cell, 0.35, (24, 25, 27), 6, True)):
     d = waves(q, True, True, True)
     found += [d.energy, d.positions, d.charges, d.cell, waves(q, False, True, False).charges]
+around = cpu_density.full_rows(n, i, j, shifts)
+sums = cpu_density.Densities(around, np.zeros(n, np.int64), np.arange(n) % 3, 3, 7.0, 5, 3)
+density, changed = np.empty(sums.shape), np.empty(sums.shape)
+sums.density(x, cell[None], density)
+sums.push(x, cell[None], x, cell[None], changed)
+found += [around.j, around.shifts, density, changed, *sums.pull(x, cell[None], density)]
 rows = make_rows(n, i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64))
 types = np.arange(n) % 2
 found += lennard_jones(x, cell, rows, types, np.full((2, 2), 1e4), np.full((2, 2), 30.0), make_switch(7.0, None, "force-switch"), True)

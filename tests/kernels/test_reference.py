@@ -1,6 +1,7 @@
 """Every compiled kernel against its counterpart in `reference`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from examples.benchmarks.speed import calls
 from grahame.kernels import (
+    cpu_density,
     cpu_fft,
     cpu_mesh,
     cpu_pairs,
@@ -60,11 +62,18 @@ COUNTERPARTS = {
     "cpu_structure_factor._sum_waves": "reciprocal_energy",
     "cpu_structure_factor._sum_atoms": "reciprocal_energy",
     "cpu_symmetric._add_rows": "symmetric_product",
+    "cpu_density._place_both": "rows_of_both",
+    "cpu_density.density": "densities",
+    "cpu_density.pull": "densities",
+    "cpu_density.push": "densities",
 }
 OTHERS = {f"cpu_splines.{part}" for part in ("spread", "potential", "gradient")} | {
     "cpu_fft.across",
     "cpu_fft.along",
     "cpu_fft.back_along",
+    "cpu_density.density",
+    "cpu_density.pull",
+    "cpu_density.push",
 }
 
 
@@ -268,3 +277,93 @@ def test_the_farthest_move() -> None:
     moved[3, 1] = np.nan
     assert np.isnan(neighbors._farthest_move(moved, x))
     assert np.isnan(reference.farthest_move(moved, x))
+
+
+@pytest.mark.parametrize("name", ["tilted", "left-handed"])
+def test_rows_of_both_atoms(name: str) -> None:
+    x, _, h, _ = brute.system(9, name)
+    # Larger than the cell: atoms have their own images as neighbours.
+    half = neighbors.neighbor_pairs(x, h, ALL, 9.0)
+    assert (half.i == half.j).any()
+    rows = cpu_density.full_rows(9, half.i, half.j, half.shifts)
+    wanted = reference.rows_of_both(9, half.i, half.j, half.shifts)
+    for found, right in zip((rows.start, rows.j, rows.shifts), wanted):
+        np.testing.assert_array_equal(found, right)
+    none = cpu_density.full_rows(3, half.i[:0], half.j[:0], half.shifts[:0])
+    np.testing.assert_array_equal(none.start, np.zeros(4))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize(("radial", "l_max"), [(8, 2), (3, 3), (1, 1)])
+def test_densities_on_the_sphere(radial: int, l_max: int, dtype: str) -> None:
+    n, kinds, rng = 14, 3, np.random.default_rng(5)
+    x, _, h, _ = tensors(n)
+    species = rng.integers(0, kinds, n)
+    half = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF + 0.5)
+    rows = cpu_density.full_rows(n, half.i, half.j, half.shifts)
+    sums = cpu_density.Densities(rows, np.zeros(n, np.int64), species, kinds, CUTOFF, radial, l_max)
+    cells = h.numpy()[None]
+
+    def formula(x: Tensor, h: Tensor) -> Tensor:
+        return reference.densities(x, h, torch.from_numpy(species), kinds, CUTOFF, radial, l_max)
+
+    leaves = x.clone().requires_grad_(), h.clone().requires_grad_()
+    wanted = formula(*leaves)
+    found = np.empty(sums.shape, dtype)
+    sums.density(x.numpy(), cells, found)
+    close = {"rtol": 1e-11, "atol": 1e-12} if dtype == "float64" else {"rtol": 1e-5, "atol": 1e-6}
+    np.testing.assert_allclose(found, wanted.detach().numpy(), **close)
+    slopes = rng.normal(size=sums.shape).astype(dtype)
+    pulled = sums.pull(x.numpy(), cells, slopes)
+    gradient = torch.autograd.grad((wanted * torch.from_numpy(slopes)).sum(), leaves)
+    for one, two in zip((pulled[0], pulled[1][0]), gradient):
+        np.testing.assert_allclose(one, two.numpy(), rtol=1e-10, atol=1e-11)
+    moves, strains = rng.normal(size=(n, 3)), rng.normal(size=(1, 3, 3))
+    change = torch.autograd.functional.jvp(
+        formula, (x, h), (torch.from_numpy(moves), torch.from_numpy(strains[0]))
+    )[1]
+    sums.push(x.numpy(), cells, moves, strains, found)
+    np.testing.assert_allclose(found, change.numpy(), **close)
+
+
+def test_densities_do_not_depend_on_the_threads_and_know_their_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_density, "_CHUNK", 10)
+    n, kinds, rng = 40, 2, np.random.default_rng(6)
+    x, _, h, _ = brute.system(n // 2)
+    both, cells = np.concatenate([x, 1.1 * x]), np.stack([h, 1.1 * h])
+    species = np.tile(rng.integers(0, kinds, n // 2), 2)
+    half = neighbors.neighbor_pairs(x, h, ALL, CUTOFF)
+    i, j = (np.concatenate([v, v + n // 2]).astype(np.int32) for v in (half.i, half.j))
+    rows = cpu_density.full_rows(n, i, j, np.concatenate([half.shifts, half.shifts]))
+    frame = np.repeat([0, 1], n // 2)
+    sums = cpu_density.Densities(rows, frame, species, kinds, CUTOFF, 4, 2)
+    alone = replace(
+        sums,
+        rows=cpu_density.full_rows(n // 2, half.i, half.j, half.shifts),
+        frame=frame[: n // 2],
+        species=species[: n // 2],
+    )
+    slopes = rng.normal(size=sums.shape)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            out = np.empty(sums.shape)
+            sums.density(both, cells, out)
+            found.append((out, *sums.pull(both, cells, slopes)))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    for one, two in zip(found[0], found[1]):
+        np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-11)
+    for f, positions in enumerate((x, 1.1 * x)):
+        mine = slice(f * n // 2, (f + 1) * n // 2)
+        out = np.empty(alone.shape)
+        alone.density(positions, cells[f : f + 1], out)
+        np.testing.assert_array_equal(found[0][0][:, mine], out)
+        gradient, strain = alone.pull(positions, cells[f : f + 1], np.ascontiguousarray(slopes[:, mine]))
+        np.testing.assert_allclose(found[0][1][mine], gradient, rtol=1e-12, atol=1e-11)
+        np.testing.assert_allclose(found[0][2][f], strain[0], rtol=1e-12, atol=1e-11)

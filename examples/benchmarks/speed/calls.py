@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from examples.benchmarks.speed.systems import Box
 from grahame.kernels import (
+    cpu_density,
     cpu_fft,
     cpu_mesh,
     cpu_neighbors,
@@ -36,9 +37,11 @@ MODULES = (
     cpu_mesh,
     cpu_structure_factor,
     cpu_symmetric,
+    cpu_density,
 )
 ALL = (True, True, True)
 ROWS = 900  # of the symmetric matrix
+KINDS, RADIAL, L_MAX = 2, 8, 2  # of densities on the sphere
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Call:
 
 
 def kernels() -> dict[str, Callable[..., object]]:
-    """All compiled kernels by module and name, but for those of splines; what they inline is a part of them."""
+    """All compiled kernels by module and name, but for those made for an order or sizes; what they inline is a part of them."""
     found: dict[str, Callable[..., object]] = {}
     for module in MODULES:
         for name, value in vars(module).items():
@@ -95,9 +98,9 @@ def evaluate(box: Box, sums: Sums) -> None:
     neighbors.neighbor_pairs(x, h, ALL, sums.cutoff, half=False)
     kept = neighbors.NeighborList(sums.cutoff, sums.skin)
     kept.update(x + 0.01, h, ALL)
-    found = kept.update(x, h, ALL)
-    assert isinstance(found, neighbors.RowPairs)
-    rows = found.rows
+    pairs = kept.update(x, h, ALL)
+    assert isinstance(pairs, neighbors.RowPairs)
+    rows = pairs.rows
     rows.with_atoms(marked(len(q)))
     i, j, shifts = rows.triples()
     cpu_pairs.as_rows(len(q), i, j, shifts)
@@ -109,6 +112,13 @@ def evaluate(box: Box, sums: Sums) -> None:
     mesh(q, False, True, False)
     cpu_structure_factor.WaveSum(x, h, sums.alpha, sums.waves)(q, True, True, True)
     cpu_symmetric.product(np.ones((ROWS, ROWS)), np.ones(ROWS))
+    around = cpu_density.full_rows(len(q), i, j, shifts)
+    one, species = np.zeros(len(q), np.int64), np.arange(len(q)) % KINDS
+    surroundings = cpu_density.Densities(around, one, species, KINDS, sums.cutoff, RADIAL, L_MAX)
+    found = np.empty(surroundings.shape)
+    surroundings.density(x, h[None], found)
+    surroundings.pull(x, h[None], found)
+    surroundings.push(x, h[None], x, h[None], found)
 
 
 def marked(atoms: int) -> NDArray[np.bool_]:
@@ -132,7 +142,15 @@ def _noted(held: dict[str, Call]) -> Iterator[None]:
         parts = ("spread", "potential", "gradient")
         return replace(found, **{p: noting(f"cpu_splines.{p}", getattr(found, p)) for p in parts})
 
+    made = cpu_density.density_kernels
+
+    def densities(radial: int, l_max: int) -> cpu_density.DensityKernels:
+        found = made(radial, l_max)
+        parts = ("density", "pull", "push")
+        return replace(found, **{p: noting(f"cpu_density.{p}", getattr(found, p)) for p in parts})
+
     patches = [mock.patch.object(cpu_mesh, "spline_kernels", splines)]
+    patches.append(mock.patch.object(cpu_density, "density_kernels", densities))
     for part in ("across", "along", "back_along"):
         patches.append(mock.patch.object(cpu_fft, part, noting(f"cpu_fft.{part}", getattr(cpu_fft, part))))
     for name, kernel in kernels().items():

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from examples.benchmarks.speed.measures import spread
@@ -15,13 +17,14 @@ STEP_FS = 0.5
 _TURNS = """
 import json, sys, time
 import numpy as np, torch
+from ase import units
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid import HybridCalculator
 from grahame.hybrid.build import build_cell
 from grahame.hybrid.model_file import open_model
 from grahame.hybrid.shortrange.base import Response
 from grahame.hybrid.shortrange.learned import LearnedShortRange
-rounds, steps, compiled, quick = json.loads(sys.argv[1])
+rounds, steps, compiled, quick, step_fs = json.loads(sys.argv[1])
 size, gap = ((3, 4, 2), 20.0) if quick else ((8, 8, 3), 27.0)
 atoms = build_cell("Au(111)", size=size, gap=gap, concentration=1.0, seed=1)
 model = open_model("au-water-nacl")
@@ -35,14 +38,17 @@ alone.set_solved(np.concatenate([e.indices for e in groups]))
 n, rng = len(atoms), np.random.default_rng(0)
 nothing = Response(np.zeros(n), np.zeros(n), np.zeros(n))
 mobile = (atoms.arrays["electrode"] < 0)[:, None]
-start, direction = atoms.get_positions(), rng.normal(size=(n, 3)) * mobile
+# What atoms go in a step at 300 K.
+masses = atoms.get_masses()[:, None]
+stride = rng.normal(size=(n, 3)) * np.sqrt(units.kB * 300 / masses) * step_fs * units.fs * mobile
+start = atoms.get_positions()
 cell, pbc = np.array(atoms.cell), tuple(bool(p) for p in atoms.pbc)
 # There and back again, as far as atoms go in a few steps: lists are made anew about as often as in a run.
-walk = 0.02 * np.concatenate([np.arange(20), np.arange(20, 0, -1)])
+walk = np.concatenate([np.arange(20), np.arange(20, 0, -1)])
 at = {"full": 0, "local": 0}
 def places(which):
     at[which] = (at[which] + 1) % len(walk)
-    return start + walk[at[which]] * direction
+    return start + walk[at[which]] * stride
 def full():
     atoms.set_positions(places("full"))
     atoms.get_forces()
@@ -60,23 +66,22 @@ for _ in range(rounds):
         found[name].append(1e3 * (time.perf_counter() - begin) / steps)
 print(json.dumps({"atoms": n, "threads": torch.get_num_threads()} | found))
 """
+_CELL = """
+import sys
+import numpy as np
+from grahame.hybrid.build import build_cell
+atoms = build_cell("Au(111)", size=(8, 8, 3), gap=27.0, concentration=1.0, seed=1)
+np.savez(sys.argv[1], numbers=atoms.numbers, positions=atoms.positions, cell=np.array(atoms.cell), pbc=atoms.pbc)
+"""
 
 
 def measure(threads: int, compiled: bool, rounds: int, quick: bool, say: Callable[[str], None]) -> Row:
     """Milliseconds of a step: forces at held potentials, and of the local model's energy alone, in turns."""
     say(f"hybrid: {threads} thread{'s' * (threads > 1)}{', compiled' * compiled}")
-    done = subprocess.run(
-        [sys.executable, "-c", _TURNS, json.dumps([rounds, 4 if quick else 20, compiled, quick])],
-        cwd=ROOT,
-        env=environment(threads),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        return {"status": f"failed: {lines[-1] if lines else done.returncode}", "threads": threads}
-    found = json.loads(done.stdout.splitlines()[-1])
+    settings = json.dumps([rounds, 4 if quick else 20, compiled, quick, STEP_FS])
+    found = _answer([sys.executable, "-c", _TURNS, settings], threads)
+    if "status" in found:
+        return found
     full, local = spread(found["full"]), spread(found["local"])
     return {
         "status": "measured",
@@ -88,3 +93,29 @@ def measure(threads: int, compiled: bool, rounds: int, quick: bool, say: Callabl
         "added": full["median"] / local["median"] - 1.0,
         "ns_per_day": 86.4 * STEP_FS / full["median"],
     }
+
+
+def mace(python: str, threads: int, rounds: int, say: Callable[[str], None]) -> Row:
+    """Milliseconds of energy and forces of MACE alone for the same atoms, by an interpreter that has it."""
+    say(f"MACE: {threads} thread{'s' * (threads > 1)}")
+    with tempfile.TemporaryDirectory() as folder:
+        cell = str(Path(folder) / "cell.npz")
+        subprocess.run([sys.executable, "-c", _CELL, cell], cwd=ROOT, env=environment(threads), check=True)
+        script = str(Path(__file__).parent / "mace_step.py")
+        found = _answer([python, "-W", "ignore", script, cell, "3", str(rounds)], threads)
+    if "status" in found:
+        return found
+    layers = {f"layers_{name}_ms": spread(times) for name, times in found["ms"].items()}
+    return {"status": "measured", "threads": found["threads"], "torch": found["torch"]} | layers
+
+
+def _answer(command: list[str], threads: int) -> Row:
+    """What a process prints last, or why it did not."""
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(threads), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        return {"status": f"failed: {lines[-1] if lines else done.returncode}", "threads": threads}
+    answer: Row = json.loads(done.stdout.splitlines()[-1])
+    return answer

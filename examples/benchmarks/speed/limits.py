@@ -124,6 +124,10 @@ def _splines(s: Sizes) -> float:
 # Flops of one pair: vector and squared distance 8. Within the cut-off: root 1, table 5, erfc 14 and its slope 18, f and
 # f'/r 12, times the vector 3, added to both atoms 16.
 DISTANCE, SERIES, VALUE, SUMS = 8, 20, 6, 19
+# Of densities: vector and squared distance, with the shift; root, division, sine, cosine and envelope; radial functions and
+# harmonics of the benchmark.
+RELATIVE, CIRCLE = 26, 61
+R, Y = calls.RADIAL, (calls.L_MAX + 1) ** 2
 KERNELS: dict[str, Counted] = {
     "cpu_pairs._move": Counted(
         "r 4 n, b 80 n",
@@ -207,6 +211,26 @@ KERNELS: dict[str, Counted] = {
     "neighbors._shortest": Counted(
         "f 26 n, two near pairs for three atoms",
         lambda s: Work(flops=18 * s.n, read=14 * s.n + 24 * s.n),
+    ),
+    "cpu_density._place_both": Counted(
+        "r 4 full, b 20 listed read, 16 full written, full = 2 listed",
+        lambda s: Work(read=20 * s.listed, written=32 * s.listed, random=8 * s.listed, among=8 * s.n),
+    ),
+    "cpu_density.density": Counted(
+        "f 52 listed + 498 near",
+        lambda s: Work(flops=2 * (RELATIVE * s.listed + (CIRCLE + 3 * R + 20 + 2 * Y * R) * s.near)),
+    ),
+    "cpu_density.pull": Counted(
+        "f 52 listed + 1526 near",
+        lambda s: Work(
+            flops=2 * (RELATIVE * s.listed + (CIRCLE + 7 * R + 40 + 8 * (Y - 1) * R + 8 * R + 30) * s.near)
+        ),
+    ),
+    "cpu_density.push": Counted(
+        "f 52 listed + 1068 near",
+        lambda s: Work(
+            flops=2 * (RELATIVE * s.listed + (CIRCLE + 7 * R + 40 + 35 + Y * (6 + 4 * R)) * s.near)
+        ),
     ),
     "cpu_symmetric._add_rows": Counted(
         "b 4 rows², f 2 rows²",

@@ -55,6 +55,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", nargs="*", choices=PEERS, default=list(PEERS), help="none: --peers without names"
     )
+    parser.add_argument(
+        "--mace",
+        metavar="PYTHON",
+        help="interpreter that has MACE, for part hybrid: `examples/adapters/exercise.py mace --folder DIR --keep` makes "
+        "DIR/env/bin/python",
+    )
     parser.add_argument("--rounds", type=int, default=9, help="how often all take turns")
     parser.add_argument(
         "--slow", action="store_true", help="peers' electrode matrices of the largest cell too"
@@ -182,6 +188,9 @@ def run(options: argparse.Namespace, say: Say) -> Row:
                 for compiled in (False,) if options.quick else (False, True):
                     row = hybrid_step.measure(threads, compiled, options.rounds, options.quick, say)
                     keep(part, f"{threads} {'compiled' if compiled else 'plain'}", row)
+                if options.mace is not None:
+                    row = hybrid_step.mace(options.mace, threads, min(3, options.rounds), say)
+                    keep("mace", str(threads), row)
         elif part == "batches":
             target = max(options.targets)
             for row in batches.measure(

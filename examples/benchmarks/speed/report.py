@@ -16,6 +16,7 @@ def show(results: Row, console: Console) -> None:
         ("electrodes", electrodes),
         ("setup", setup),
         ("hybrid", hybrid),
+        ("mace", mace),
         ("batches", batches),
         ("memory", memory),
     ):
@@ -153,6 +154,21 @@ def hybrid(rows: dict[str, Row]) -> Table:
             f"{100 * row['added']:.0f} %",
             f"{row['ns_per_day']:.2f}",
         )
+    return table
+
+
+def mace(rows: dict[str, Row]) -> Table:
+    """MACE alone for the cell of the hybrid step."""
+    table = _table(
+        "MACE alone for the same atoms, 32x0e + 32x1o, cut-off 5 Å, kept neighbours: energy and forces, ms",
+        "threads", "one layer", "two layers", "torch",
+    )  # fmt: skip
+    for row in rows.values():
+        if row["status"] != "measured":
+            table.add_row(str(row["threads"]), "-", "-", row["status"])
+            continue
+        layers = [_spread(row[f"layers_{k}_ms"]) for k in (1, 2)]
+        table.add_row(str(row["threads"]), *layers, row["torch"])
     return table
 
 

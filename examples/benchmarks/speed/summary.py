@@ -94,7 +94,18 @@ def _hybrid(results: Row) -> list[Row]:
             how = f"{row['threads']} thread{'s' * (row['threads'] > 1)}{', compiled' * row['compiled']}"
             name = f"{targets.ADDED.name}, {row['atoms']:,} atoms, {how}"
             out.append(targets.judge(replace(targets.ADDED, name=name), row["added"]))
-    return out or [targets.judge(targets.ADDED, None)]
+    return (out or [targets.judge(targets.ADDED, None)]) + _mace(results)
+
+
+def _mace(results: Row) -> list[Row]:
+    out = []
+    for threads, row in results.get("mace", {}).items():
+        ours = results.get("hybrid", {}).get(f"{threads} compiled", {})
+        if row["status"] == ours.get("status") == "measured":
+            name = f"{targets.HYBRID.name}, {threads} thread{'s' * (int(threads) > 1)}"
+            ratio = ours["step_ms"]["median"] / row["layers_2_ms"]["median"]
+            out.append(targets.judge(replace(targets.HYBRID, name=name), ratio))
+    return out
 
 
 def _exponents(results: Row) -> list[Row]:
