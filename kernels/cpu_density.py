@@ -75,13 +75,14 @@ def full_rows(atoms: int, i: Short, j: Short, shifts: Short) -> Rows:
     start = np.zeros(atoms + 1, np.int64)
     np.cumsum(np.bincount(i, minlength=atoms) + np.bincount(j, minlength=atoms), out=start[1:])
     other, moved = np.empty(2 * len(i), np.int32), np.empty((2 * len(i), 3), np.int32)
-    _place_both(i, j, shifts, start[:-1].copy(), other, moved)
+    _place_both(i, j, shifts, start, other, moved)
     return Rows(start, other, moved)
 
 
 @numba.njit(cache=True, nogil=True)
-def _place_both(i: Short, j: Short, shifts: Short, free: Ints, other: Short, moved: Short) -> None:
-    """Every pair into the rows of both atoms, whose next free places are moved on; limited by random places."""
+def _place_both(i: Short, j: Short, shifts: Short, start: Ints, other: Short, moved: Short) -> None:
+    """Every pair into the rows of both atoms; limited by reading and writing at random places."""
+    free = start.copy()
     for k in range(len(i)):
         a, b = free[i[k]], free[j[k]]
         if i[k] == j[k]:
