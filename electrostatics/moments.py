@@ -1,6 +1,6 @@
 """Background, slab and displacement of a geometry without graph: one quadratic form of a few moments of the charges.
 
-    E/k = 1/2 m'Cm,   m = B'q,   dE/dq = B C m,   dE/dr_i = q_i n (dB_i/dz) C m
+    E/k = 1/2 m'Cm,   m = Bq,   dE/dq = B'C m,   dE/dr_i = q_i n (dB_i/dz)'C m
 
 The terms are those of `slab` and `fields`. With Q = sum q, W = sum q s², M = sum q z, Z = sum q z², and H = sum q r.n,
 
@@ -27,7 +27,7 @@ class Moments:
     Attributes:
         boundary: its name.
         plane: the geometry.
-        basis: (n,m) B; form: (m,m) C.
+        basis: (m,n) B; form: (m,m) C.
     """
 
     boundary: str
@@ -41,28 +41,28 @@ class Moments:
         one = torch.ones_like(plane.squared)
         own = -0.25 / alpha**2
         if boundary == "slab":
-            basis = torch.stack([one, plane.z, plane.z * plane.z], dim=1)
+            basis = torch.stack([one, plane.z, plane.z * plane.z], dim=0)
             form = one.new_zeros((3, 3))
             form[0, 0] = own - plane.length**2 / 12
             form[1, 1], form[0, 2], form[2, 0] = 1.0, -0.5, -0.5
         elif boundary == "displacement":
-            basis = torch.stack([one, plane.squared, plane.heights], dim=1)
+            basis = torch.stack([one, plane.squared, plane.heights], dim=0)
             form = one.new_zeros((3, 3))
             form[0, 0], form[0, 1], form[1, 0], form[2, 2] = own, 0.5, 0.5, 1.0
         else:
-            basis = torch.stack([one, plane.squared], dim=1)
+            basis = torch.stack([one, plane.squared], dim=0)
             form = one.new_zeros((2, 2))
             form[0, 0], form[0, 1], form[1, 0] = own, 0.5, 0.5
         return cls(boundary, plane, basis, form * (4 * math.pi / plane.volume))
 
     def weights(self, charges: Tensor) -> Tensor:
         """C m, (m,), of charges (n,) e."""
-        weights: Tensor = self.form @ (charges @ self.basis)
+        weights: Tensor = self.form @ (self.basis @ charges)
         return weights
 
     def potential(self, weights: Tensor) -> Tensor:
         """dE/dq (n,) in e/Å."""
-        potential: Tensor = self.basis @ weights
+        potential: Tensor = weights @ self.basis
         return potential
 
     def gradient(self, charges: Tensor, weights: Tensor) -> Tensor | None:

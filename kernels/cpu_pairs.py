@@ -457,5 +457,5 @@ def screened_steps(
 
 def _of_equal_length(start: Ints, count: int) -> list[tuple[int, int]]:
     """Ranges of rows with about equally many pairs."""
-    edges = [int(np.searchsorted(start[:-1], start[-1] * c // count)) for c in range(count)]
-    return list(itertools.pairwise([*edges, len(start) - 1]))
+    edges = np.searchsorted(start[:-1], start[-1] * np.arange(count) // count)
+    return list(itertools.pairwise([*edges.tolist(), len(start) - 1]))
