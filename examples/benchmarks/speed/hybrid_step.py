@@ -102,17 +102,22 @@ def mace(python: str, threads: int, rounds: int, say: Callable[[str], None]) -> 
         cell = str(Path(folder) / "cell.npz")
         subprocess.run([sys.executable, "-c", _CELL, cell], cwd=ROOT, env=environment(threads), check=True)
         script = str(Path(__file__).parent / "mace_step.py")
-        found = _answer([python, "-W", "ignore", script, cell, "3", str(rounds)], threads)
+        # Its e3nn reads a pickle of constants when it is imported, which torch refuses by default.
+        found = _answer(
+            [python, "-W", "ignore", script, cell, "3", str(rounds)],
+            threads,
+            TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1",
+        )
     if "status" in found:
         return found
     layers = {f"layers_{name}_ms": spread(times) for name, times in found["ms"].items()}
     return {"status": "measured", "threads": found["threads"], "torch": found["torch"]} | layers
 
 
-def _answer(command: list[str], threads: int) -> Row:
+def _answer(command: list[str], threads: int, **variables: str) -> Row:
     """What a process prints last, or why it did not."""
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(threads), capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=environment(threads) | variables, capture_output=True, text=True, check=False
     )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
