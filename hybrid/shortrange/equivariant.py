@@ -166,6 +166,7 @@ class LocalNetwork(nn.Module):
         self.interactions = nn.ModuleList(interactions)
         self.readouts = nn.ModuleList(readouts)
         self.senders = nn.ModuleList(senders)
+        self._translated = False
         self._of_vectors: Callable[..., tuple[Tensor, Tensor]] = self._from_vectors
         self._of_densities: Callable[..., tuple[Tensor, Tensor]] = self._from_densities
 
@@ -179,6 +180,7 @@ class LocalNetwork(nn.Module):
 
         Only for first derivatives: training, which takes second ones, must run without.
         """
+        self._translated = True
         self._of_vectors = torch.compile(self._from_vectors, dynamic=False)
         self._of_densities = torch.compile(self._from_densities, dynamic=False)
 
@@ -194,7 +196,8 @@ class LocalNetwork(nn.Module):
             vectors: (n,K,3) from each atom to its neighbours, Å; None where the network sums itself.
         """
         first = None
-        if first_layer.serves(graph):
+        # Without elements beside them torch.compile makes messages again for every radial function.
+        if first_layer.serves(graph) and not (self._translated and vectors is not None):
             z, dtype = self.sizes, next(self.parameters()).dtype
             first = first_layer.first_densities(graph, self.species, z.cutoff, z.radial, z.l_max, dtype)
         if vectors is not None:
@@ -220,18 +223,23 @@ class LocalNetwork(nn.Module):
         unit = (vectors / r[..., None]).to(dtype)
         basis = radial.bessel(r.to(dtype), self.sizes.cutoff, self.sizes.radial)
         harmonics = sphere.harmonics(unit, self.sizes.l_max)
-        if first is None:
+        elements = None
+        around = first
+        if around is None:
             # One-hot by comparison, which a compiler can merge into what follows.
             numbered = torch.arange(self.species, device=species.device)
             elements = (species[neighbors][..., None] == numbered).to(dtype)
-            first = density_of(elements, basis, harmonics)
-        # Each layer sees the elements around, further ones what these say as well.
-        invariants, density = self.interactions[0](first, species)
+            around = density_of(elements, basis, harmonics)
+        invariants, density = self.interactions[0](around, species)
         scalars = [self.readouts[0](invariants, species)]
         for layer in range(1, self.sizes.layers):
-            messages = self._messages(layer, density, neighbors, harmonics)
-            seen = torch.cat([first, density_of(messages, basis, harmonics)], dim=2)
-            invariants, density = self.interactions[layer](seen, species)
+            # Further layers see the elements around as well.
+            said = self._messages(layer, density, neighbors, harmonics)
+            if elements is not None:
+                around = density_of(torch.cat([elements, said], dim=-1), basis, harmonics)
+            elif first is not None:
+                around = torch.cat([first, density_of(said, basis, harmonics)], dim=2)
+            invariants, density = self.interactions[layer](around, species)
             scalars.append(self.readouts[layer](invariants, species))
         return torch.cat(scalars, dim=1), _vector(density)
 
