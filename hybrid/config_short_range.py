@@ -50,7 +50,8 @@ class LearnedConfig(Block):
         default=None, description="array of the structure with each atom's fragment, -1 in electrodes"
     )
     compile: bool = Field(
-        default=False, description="translate the network: up to a minute at first, then about half the time"
+        default=False,
+        description="translate the network: up to a minute at first, then faster steps, most with several layers",
     )
 
 

@@ -116,7 +116,10 @@ def load_model(path: str | Path, allow_pickle: bool = False) -> HybridModel:
                 f"model = {path} must hold a HybridModel, not {type(loaded).__name__}: other models are used "
                 "through adapters"
             )
-        return loaded.eval()
+        # Written by another version, it may lack what this one's objects have beside their weights.
+        model = HybridModel(loaded.spec)
+        model.load_state_dict(loaded.state_dict())
+        return model.eval()
     header = read_header(path)
     try:
         spec = ModelSpec.model_validate(header["spec"])

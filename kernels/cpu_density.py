@@ -11,6 +11,9 @@ other: what a network needs for forces, and for learning from forces, since its 
 With pi t = y + pi/2 sine and cosine of pi t are polynomials in y (their Taylor series to rounding), the others follow from
 sin((n+1) a) = 2 cos(a) sin(n a) - sin((n-1) a). Numbers of radial functions and l_max are constants of the compiled code.
 
+With 12,288 atoms on one thread densities and pulls reach a seventh, pushes a ninth of the flops that the processor does
+at best, making rows a quarter of its random reads (`python -m examples.benchmarks limits`).
+
 Source: Gasteiger, Gross and Guennemann, ICLR 2020 (arXiv 2003.03123), eqs. 7 and 8, for B_n.
 """
 
@@ -62,7 +65,7 @@ class DensityKernels:
     Attributes:
         density: (..., out) A.
         pull: (..., slopes, gradient, cell) adds the derivatives of an energy by x and cells, from those by A.
-        push: (..., moves, strains, out) the change of A with x and cells.
+        push: (..., moves, cell_moves, out) the change of A with x and cells.
     """
 
     density: Callable[..., None]
@@ -113,6 +116,17 @@ class Densities:
     radial: int
     l_max: int
 
+    def __post_init__(self) -> None:
+        # The kernels check no place that they write to.
+        if not 0 <= self.l_max <= 3 or self.radial < 1:
+            raise ValueError(
+                f"l_max, radial = {self.l_max}, {self.radial} must be 0 to 3 and at least 1: choose others"
+            )
+        if len(self.species) and not 0 <= self.species.min() <= self.species.max() < self.kinds:
+            raise ValueError(
+                f"species = {self.species.min()} to {self.species.max()} must lie in 0 to {self.kinds - 1}: number them so"
+            )
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of A: harmonics, atoms, and radial functions of one species after the other."""
@@ -126,14 +140,16 @@ class Densities:
     def pull(self, x: Floats, cells: Floats, slopes: Reals) -> tuple[Floats, Floats]:
         """Derivatives by positions and cells of an energy whose derivatives by A are `slopes`."""
         parts = self._parts
-        gradient, strain = np.zeros((len(parts), *x.shape)), np.zeros((len(parts), *cells.shape))
+        gradient, by_cells = np.zeros((len(parts), *x.shape)), np.zeros((len(parts), *cells.shape))
         kernel = partial(self._kernels.pull, **self._shared(x, cells), slopes=slopes)
-        run([partial(kernel, a, b, gradient=gradient[c], cell=strain[c]) for c, (a, b) in enumerate(parts)])
-        return gradient.sum(axis=0), strain.sum(axis=0)
+        run([partial(kernel, a, b, gradient=gradient[c], cell=by_cells[c]) for c, (a, b) in enumerate(parts)])
+        return gradient.sum(axis=0), by_cells.sum(axis=0)
 
-    def push(self, x: Floats, cells: Floats, moves: Floats, strains: Floats, out: Reals) -> None:
+    def push(self, x: Floats, cells: Floats, moves: Floats, cell_moves: Floats, out: Reals) -> None:
         """The change of A with positions that move (n,3) and cells that do (B,3,3), into `out`."""
-        kernel = partial(self._kernels.push, **self._shared(x, cells), moves=moves, strains=strains, out=out)
+        kernel = partial(
+            self._kernels.push, **self._shared(x, cells), moves=moves, cell_moves=cell_moves, out=out
+        )
         run([partial(kernel, a, b) for a, b in self._parts])
 
     @property
@@ -314,8 +330,8 @@ def _density(radial: int, l_max: int) -> Callable[..., None]:
         out: Reals,
     ) -> None:
         # Limited by flops.
-        between, distance = np.empty((3, longest + 1)), np.empty(longest + 1)
-        near, circle = np.empty(longest + 1, np.int64), np.empty((3, longest))
+        between, distance = np.empty((3, longest)), np.empty(longest)
+        near, circle = np.empty(longest, np.int64), np.empty((3, longest))
         basis, angular = np.empty((longest, radial)), np.empty((longest, size))
         total = np.empty((kinds, size, radial))
         norm = math.sqrt(2.0 / cutoff)
@@ -374,8 +390,8 @@ def _pull(radial: int, l_max: int) -> Callable[..., None]:
         cell: Floats,
     ) -> None:
         # Limited by flops.
-        between, distance = np.empty((3, longest + 1)), np.empty(longest + 1)
-        near, circle = np.empty(longest + 1, np.int64), np.empty((4, longest))
+        between, distance = np.empty((3, longest)), np.empty(longest)
+        near, circle = np.empty(longest, np.int64), np.empty((4, longest))
         basis, steep = np.empty((longest, radial)), np.empty((longest, radial))
         angular, turning = np.empty((longest, size)), np.zeros((longest, 3, size))
         wanted, none = np.empty((kinds, size, radial)), vectors.fill(0.0, radial)
@@ -446,12 +462,12 @@ def _push(radial: int, l_max: int) -> Callable[..., None]:
         longest: int,
         cutoff: float,
         moves: Floats,
-        strains: Floats,
+        cell_moves: Floats,
         out: Reals,
     ) -> None:
         # Limited by flops.
-        between, distance = np.empty((3, longest + 1)), np.empty(longest + 1)
-        near, circle = np.empty(longest + 1, np.int64), np.empty((4, longest))
+        between, distance = np.empty((3, longest)), np.empty(longest)
+        near, circle = np.empty(longest, np.int64), np.empty((4, longest))
         basis, steep = np.empty((longest, radial)), np.empty((longest, radial))
         angular, turning = np.empty((longest, size)), np.zeros((longest, 3, size))
         total, move = np.empty((kinds, size, radial)), np.empty(3)
@@ -465,7 +481,7 @@ def _push(radial: int, l_max: int) -> Callable[..., None]:
                 for d in range(3):
                     move[d] = moves[b, d] - moves[a, d]
                     for e in range(3):
-                        move[d] += shifts[near[c], e] * strains[f, e, d]
+                        move[d] += shifts[near[c], e] * cell_moves[f, e, d]
                 radially = between[0, c] * move[0] + between[1, c] * move[1] + between[2, c] * move[2]
                 for d in range(3):
                     move[d] = distance[c] * (move[d] - radially * between[d, c])

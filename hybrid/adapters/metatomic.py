@@ -16,6 +16,7 @@ from torch import Tensor
 from grahame.hybrid.adapters.optional import require
 from grahame.hybrid.adapters.trunk import TrunkOutput, fingerprint, freeze
 from grahame.hybrid.graph import PBC, Graph, make_graph
+from grahame.kernels.neighbors import Pairs
 
 _NAMES = {"features": ("feature", "features"), "charges": ("charge", "charges")}
 
@@ -100,8 +101,9 @@ class MetatomicTrunk:
 
     def _count_features(self, types: list[int]) -> int:
         """One lone atom says how many features there are."""
-        nothing = np.zeros(1, dtype=np.int64)
-        graph = make_graph(np.zeros((1, 3)), None, (False, False, False), nothing, self.cutoff)
+        species, none = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32)
+        pairs = Pairs(none, none, none.reshape(0, 3))
+        graph = make_graph(np.zeros((1, 3)), None, (False, False, False), species, self.cutoff, pairs=pairs)
         found = self(graph, torch.tensor([types[0]]), [(False, False, False)]).features
         assert found is not None
         return int(found.shape[1])

@@ -193,9 +193,11 @@ class LocalNetwork(nn.Module):
 
         Args:
             graph: neighbours.
-            vectors: (n,K,3) from each atom to its neighbours, Å; None where the network sums itself.
+            vectors: (n,K,3) from each atom to its neighbours, Å, if they are known.
         """
-        first = None
+        if vectors is None and not self.sums_itself(graph):
+            vectors = graph.vectors()
+        first: Tensor | None = None
         # Without elements beside them torch.compile makes messages again for every radial function.
         if first_layer.serves(graph) and not (self._translated and vectors is not None):
             z, dtype = self.sizes, next(self.parameters()).dtype

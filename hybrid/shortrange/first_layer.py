@@ -1,18 +1,22 @@
-"""Densities of a network's first layer by compiled kernels, differentiable as forces and learning from forces need it.
+"""Densities of a network's first layer by compiled kernels, with derivatives as energies, forces and learning need them.
 
 Forces pull the energy's slopes by densities back to the atoms. A loss of forces is differentiated by the weights, which do
 not move atoms: only the slopes depend on them, and the derivative by the slopes is the change of densities when atoms move,
-`push`. The second derivative of the densities by positions, which that leaves out, is refused.
+`push`. The second derivative of the densities by positions is left out of that; where somebody asks for it, as for force
+constants, it is taken from the plain formula.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from grahame.hybrid.graph import Graph
+from grahame.hybrid.shortrange import radial, sphere
 from grahame.kernels.cpu_density import Densities
 from grahame.kernels.operators import array, compiled
 
@@ -39,6 +43,15 @@ def first_densities(
     return out
 
 
+@dataclass
+class _Asked:
+    """What the second derivative is multiplied with, known when `_Pull` is differentiated."""
+
+    moves: Tensor | None = None
+    cell_moves: Tensor | None = None
+    slopes: Tensor | None = None
+
+
 class _Density(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cells: Tensor, sums: Densities, dtype: torch.dtype) -> Tensor:
@@ -50,62 +63,97 @@ class _Density(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        x, cells = (_Once.apply(t) for t in ctx.saved_tensors)  # type: ignore[no-untyped-call]
-        return (*_Pull.apply(x, cells, slopes, ctx.sums), None, None)  # type: ignore[no-untyped-call]
+        x, cells = ctx.saved_tensors
+        asked = _Asked()
+        if torch.is_grad_enabled():
+            x, cells = _Second.apply(x, cells, ctx.sums, asked)  # type: ignore[no-untyped-call]
+        return (*_Pull.apply(x, cells, slopes, ctx.sums, asked), None, None)  # type: ignore[no-untyped-call]
 
 
 class _Pull(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cells: Tensor, slopes: Tensor, sums: Densities) -> tuple[Tensor, Tensor]:
-        gradient, strain = sums.pull(array(x), array(cells), array(slopes))
-        ctx.save_for_backward(x, cells)
-        ctx.sums, ctx.dtype = sums, slopes.dtype
-        return torch.from_numpy(gradient), torch.from_numpy(strain)
+    def forward(
+        ctx: Any, x: Tensor, cells: Tensor, slopes: Tensor, sums: Densities, asked: _Asked
+    ) -> tuple[Tensor, Tensor]:
+        gradient, by_cells = sums.pull(array(x), array(cells), array(slopes))
+        ctx.save_for_backward(x, cells, slopes)
+        ctx.sums, ctx.asked = sums, asked
+        return torch.from_numpy(gradient), torch.from_numpy(by_cells)
 
     @staticmethod
-    def backward(ctx: Any, moves: Tensor, strains: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, cells = ctx.saved_tensors
-        out: Tensor = _Push.apply(moves, strains, x, cells, ctx.sums, ctx.dtype)  # type: ignore[no-untyped-call]
-        # What arrives here for positions and cells is passed to `_Once`, which refuses it.
-        return torch.zeros_like(x), torch.zeros_like(cells), out, None
+    def backward(
+        ctx: Any, moves: Tensor, cell_moves: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor, None, None]:
+        x, cells, slopes = ctx.saved_tensors
+        # For positions and cells zeros go on to `_Second`, which knows the rest.
+        ctx.asked.moves, ctx.asked.cell_moves, ctx.asked.slopes = moves, cell_moves, slopes
+        out: Tensor = _Push.apply(moves, cell_moves, x, cells, ctx.sums, slopes.dtype)  # type: ignore[no-untyped-call]
+        return torch.zeros_like(x), torch.zeros_like(cells), out, None, None
 
 
 class _Push(torch.autograd.Function):
-    """Linear in what moves: its derivative by that is the pull again."""
-
     @staticmethod
     def forward(
         ctx: Any,
         moves: Tensor,
-        strains: Tensor,
+        cell_moves: Tensor,
         x: Tensor,
         cells: Tensor,
         sums: Densities,
         dtype: torch.dtype,
     ) -> Tensor:
         out = torch.empty(sums.shape, dtype=dtype)
-        sums.push(array(x), array(cells), array(moves), array(strains), out.numpy())
-        ctx.save_for_backward(x, cells)
-        ctx.sums = sums
+        sums.push(array(x), array(cells), array(moves), array(cell_moves), out.numpy())
         return out
 
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
-        x, cells = (_Once.apply(t) for t in ctx.saved_tensors)  # type: ignore[no-untyped-call]
-        pulled = _Pull.apply(x, cells, slopes, ctx.sums)  # type: ignore[no-untyped-call]
-        return (*pulled, None, None, None, None)
+        return _refuse_third()
 
 
-class _Once(torch.autograd.Function):
-    """The same tensor, whose derivative is refused when it is asked for."""
+class _Second(torch.autograd.Function):
+    """Positions and cells as they are; their derivative is the second one of the densities."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
+    def forward(ctx: Any, x: Tensor, cells: Tensor, sums: Densities, asked: _Asked) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, cells)
+        ctx.sums, ctx.asked = sums, asked
+        return x.view_as(x), cells.view_as(cells)
 
     @staticmethod
-    def backward(ctx: Any, slopes: Tensor) -> Tensor:
-        raise RuntimeError(
-            "second derivatives by positions = of compiled densities must be left to the plain formulas: compute within "
-            '`with grahame.kernels.dispatch.backend("torch")`'
-        )
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        if torch.is_grad_enabled():
+            _refuse_third()
+        asked = ctx.asked
+        with torch.enable_grad():
+            x, cells = (t.detach().requires_grad_() for t in ctx.saved_tensors)
+            total = (_formula(x, cells, ctx.sums) * asked.slopes.detach()).sum()
+            first = torch.autograd.grad(total, (x, cells), create_graph=True)
+            along = (first[0] * asked.moves.detach()).sum() + (first[1] * asked.cell_moves.detach()).sum()
+            found = torch.autograd.grad(along, (x, cells))
+        return (*found, None, None)
+
+
+def _formula(x: Tensor, cells: Tensor, sums: Densities) -> Tensor:
+    """The densities in torch, in double precision, of positions (n,3) and cells (B,3,3)."""
+    rows, n = sums.rows, len(x)
+    i = torch.from_numpy(np.repeat(np.arange(n), np.diff(rows.start)))
+    j, shifts = torch.from_numpy(rows.j).long(), torch.from_numpy(rows.shifts).to(x)
+    frame, species = torch.from_numpy(sums.frame), torch.from_numpy(sums.species)
+    v = x[j] - x[i] + (shifts[:, None, :] @ cells[frame[i]])[:, 0]
+    r = torch.linalg.vector_norm(v, dim=1)
+    basis = radial.bessel(r, sums.cutoff, sums.radial)
+    harmonics = sphere.harmonics(v / r[:, None], sums.l_max)
+    products = harmonics[:, :, None] * basis[:, None, :]
+    total = x.new_zeros((n * sums.kinds, *products.shape[1:])).index_add(
+        0, i * sums.kinds + species[j], products
+    )
+    return total.reshape(n, sums.kinds, *products.shape[1:]).permute(2, 0, 1, 3).reshape(sums.shape)
+
+
+def _refuse_third() -> Any:
+    """Raises: nothing here has third derivatives."""
+    raise RuntimeError(
+        "third derivatives must be taken from the plain formulas: compute within "
+        '`with grahame.kernels.dispatch.backend("torch")`'
+    )

@@ -49,7 +49,7 @@ def test_kernels_and_plain_formulas_make_the_same_model(layers: int, charges: st
     for name in ("energy", "forces", "charges"):
         torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(one.stress, two.stress, rtol=1e-9, atol=1e-12, equal_nan=True)
-    for a, b in zip(by_kernels, by_formulas):
+    for a, b in zip(by_kernels, by_formulas, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(b.abs().max()) + 1e-9)
 
 
@@ -61,21 +61,54 @@ def test_single_precision_differs_by_its_rounding() -> None:
     assert float((one.forces - two.forces).abs().max()) < 1e-4 * float(two.forces.abs().max())
 
 
-def test_second_derivatives_by_positions_are_refused() -> None:
+def second(model: HybridModel, name: str) -> list[Tensor]:
+    """Forces along a direction, differentiated by positions, cell and weights."""
+    with backend(name):
+        graph = batch_of(model, frame(water_box())).graph
+        leaves = [graph.positions.clone().requires_grad_(), graph.cells.clone().requires_grad_()]
+        graph = replace(graph, positions=leaves[0], cells=leaves[1])
+        energy = model.local(graph, torch.tensor([0])).energy.sum()
+        slopes = torch.autograd.grad(energy, leaves, create_graph=True)
+        along = (slopes[0] * torch.linspace(-1.0, 2.0, slopes[0].numel()).reshape_as(slopes[0])).sum()
+        along = along + slopes[1].square().sum()
+        # As somebody writes it who does not think of what else has derivatives.
+        along.backward()
+    grads = [t.grad for t in (*leaves, *model.parameters()) if t.grad is not None]
+    found = [g.clone() for g in grads]
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_second_derivatives_by_positions_are_those_of_the_formula(layers: int) -> None:
+    model = make_model(layers=layers, charges=ChargeSpec(kind="none"))
+    for one, two in zip(second(model, "auto"), second(model, "torch"), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-8 * float(two.abs().max()) + 1e-10)
+
+
+def test_third_derivatives_are_refused() -> None:
     model = make_model(charges=ChargeSpec(kind="none"))
-    batch = batch_of(model, frame(water_box()))
-    for name in ("auto", "torch"):
-        x = batch.graph.positions.clone().requires_grad_()
-        with backend(name):
-            graph = replace(batch.graph, positions=x)
-            energy = model.local(graph, torch.tensor([0])).energy.sum()
-            (slope,) = torch.autograd.grad(energy, x, create_graph=True)
-            if name == "torch":
-                torch.autograd.grad(slope[0, 0], x)
-                continue
-            with pytest.raises(RuntimeError) as caught:
-                torch.autograd.grad(slope[0, 0], x)
+    graph = batch_of(model, frame(water_box())).graph
+    x = graph.positions.clone().requires_grad_()
+    energy = model.local(replace(graph, positions=x), torch.tensor([0])).energy.sum()
+    (slope,) = torch.autograd.grad(energy, x, create_graph=True)
+    with pytest.raises(RuntimeError) as caught:
+        torch.autograd.grad(slope[0, 0], x, create_graph=True)
     assert str(caught.value) == (
-        "second derivatives by positions = of compiled densities must be left to the plain formulas: compute within "
+        "third derivatives must be taken from the plain formulas: compute within "
         '`with grahame.kernels.dispatch.backend("torch")`'
     )
+
+
+def test_a_network_of_its_own_for_charges_is_served_as_well() -> None:
+    model = make_model(charges=ChargeSpec(kind="transfer", own_network=True))
+    one, two = predicted(model, "auto")[0], predicted(model, "torch")[0]
+    torch.testing.assert_close(one.charges, two.charges, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(one.forces, two.forces, rtol=1e-9, atol=1e-9)
+
+
+def test_a_network_without_vectors_makes_those_it_needs() -> None:
+    model = make_model(layers=2, charges=ChargeSpec(kind="none"))
+    graph = batch_of(model, frame(water_box())).graph
+    wanted = model.network(graph, graph.vectors())
+    torch.testing.assert_close(model.network(graph, None).scalars, wanted.scalars)

@@ -294,7 +294,7 @@ def test_rows_of_both_atoms(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize(("radial", "l_max"), [(8, 2), (3, 3), (1, 1)])
+@pytest.mark.parametrize(("radial", "l_max"), [(8, 2), (3, 3), (1, 1), (2, 0)])
 def test_densities_on_the_sphere(radial: int, l_max: int, dtype: str) -> None:
     n, kinds, rng = 14, 3, np.random.default_rng(5)
     x, _, h, _ = tensors(n)
@@ -351,9 +351,10 @@ def test_densities_do_not_depend_on_the_threads_and_know_their_frames(
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            out = np.empty(sums.shape)
+            out, pushed = np.empty(sums.shape), np.empty(sums.shape)
             sums.density(both, cells, out)
-            found.append((out, *sums.pull(both, cells, slopes)))
+            sums.push(both, cells, both, cells, pushed)
+            found.append((out, *sums.pull(both, cells, slopes), pushed))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0][0], found[1][0])
@@ -367,3 +368,32 @@ def test_densities_do_not_depend_on_the_threads_and_know_their_frames(
         gradient, strain = alone.pull(positions, cells[f : f + 1], np.ascontiguousarray(slopes[:, mine]))
         np.testing.assert_allclose(found[0][1][mine], gradient, rtol=1e-12, atol=1e-11)
         np.testing.assert_allclose(found[0][2][f], strain[0], rtol=1e-12, atol=1e-11)
+
+
+def test_densities_of_atoms_without_neighbors_are_zero() -> None:
+    x, cells = np.array([[0.0, 0.0, 0.0], [5.2, 0.0, 0.0], [50.0, 0.0, 0.0]]), np.zeros((1, 3, 3))
+    # Listed, but beyond the cut-off; and not listed at all.
+    pair = np.array([0], np.int32), np.array([1], np.int32), np.zeros((1, 3), np.int32)
+    for n, rows in (
+        (3, cpu_density.full_rows(3, *pair)),
+        (0, cpu_density.full_rows(0, *(p[:0] for p in pair))),
+    ):
+        numbers = np.zeros(n, np.int64)
+        sums = cpu_density.Densities(rows, numbers, numbers, 1, CUTOFF, 4, 2)
+        out, pushed = np.ones(sums.shape), np.ones(sums.shape)
+        sums.density(x[:n], cells, out)
+        sums.push(x[:n], cells, x[:n], cells, pushed)
+        gradient, by_cells = sums.pull(x[:n], cells, np.ones(sums.shape))
+        for found in (out, pushed, gradient, by_cells):
+            np.testing.assert_array_equal(found, np.zeros_like(found))
+
+
+def test_densities_refuse_what_would_be_written_elsewhere() -> None:
+    rows = cpu_density.full_rows(2, *(np.zeros(s, np.int32) for s in (0, 0, (0, 3))))
+    frame = np.zeros(2, np.int64)
+    with pytest.raises(ValueError, match="must") as caught:
+        cpu_density.Densities(rows, frame, np.array([0, 2]), 2, CUTOFF, 4, 2)
+    assert str(caught.value) == "species = 0 to 2 must lie in 0 to 1: number them so"
+    with pytest.raises(ValueError, match="must") as caught:
+        cpu_density.Densities(rows, frame, frame, 1, CUTOFF, 4, 4)
+    assert str(caught.value) == "l_max, radial = 4, 4 must be 0 to 3 and at least 1: choose others"

@@ -113,8 +113,8 @@ def evaluate(box: Box, sums: Sums) -> None:
     cpu_structure_factor.WaveSum(x, h, sums.alpha, sums.waves)(q, True, True, True)
     cpu_symmetric.product(np.ones((ROWS, ROWS)), np.ones(ROWS))
     around = cpu_density.full_rows(len(q), i, j, shifts)
-    one, species = np.zeros(len(q), np.int64), np.arange(len(q)) % KINDS
-    surroundings = cpu_density.Densities(around, one, species, KINDS, sums.cutoff, RADIAL, L_MAX)
+    frame, species = np.zeros(len(q), np.int64), np.arange(len(q)) % KINDS
+    surroundings = cpu_density.Densities(around, frame, species, KINDS, sums.cutoff, RADIAL, L_MAX)
     found = np.empty(surroundings.shape)
     surroundings.density(x, h[None], found)
     surroundings.pull(x, h[None], found)

@@ -1,6 +1,7 @@
 """Part "hybrid": a step with the model in the box at constant potential, and what electrostatics adds to the model alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,11 @@ def mace(python: str, threads: int, rounds: int, say: Callable[[str], None]) -> 
     say(f"MACE: {threads} thread{'s' * (threads > 1)}")
     with tempfile.TemporaryDirectory() as folder:
         cell = str(Path(folder) / "cell.npz")
-        subprocess.run([sys.executable, "-c", _CELL, cell], cwd=ROOT, env=environment(threads), check=True)
+        made = subprocess.run(
+            [sys.executable, "-c", _CELL, cell], cwd=ROOT, env=environment(threads), check=False
+        )
+        if made.returncode or shutil.which(python) is None:
+            return {"status": f"failed: no cell, or no {python}", "threads": threads}
         script = str(Path(__file__).parent / "mace_step.py")
         # Its e3nn reads a pickle of constants when it is imported, which torch refuses by default.
         found = _answer(
