@@ -9,7 +9,7 @@ constants, it is taken from the plain formula.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ class _Push(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor | None, ...]:
-        return _refuse_third()
+        _refuse_third()
 
 
 class _Second(torch.autograd.Function):
@@ -130,8 +130,8 @@ class _Second(torch.autograd.Function):
             total = (_formula(x, cells, ctx.sums) * asked.slopes.detach()).sum()
             first = torch.autograd.grad(total, (x, cells), create_graph=True)
             along = (first[0] * asked.moves.detach()).sum() + (first[1] * asked.cell_moves.detach()).sum()
-            found = torch.autograd.grad(along, (x, cells))
-        return (*found, None, None)
+            by_x, by_cells = torch.autograd.grad(along, (x, cells))
+        return by_x, by_cells, None, None
 
 
 def _formula(x: Tensor, cells: Tensor, sums: Densities) -> Tensor:
@@ -151,7 +151,7 @@ def _formula(x: Tensor, cells: Tensor, sums: Densities) -> Tensor:
     return total.reshape(n, sums.kinds, *products.shape[1:]).permute(2, 0, 1, 3).reshape(sums.shape)
 
 
-def _refuse_third() -> Any:
+def _refuse_third() -> NoReturn:
     """Raises: nothing here has third derivatives."""
     raise RuntimeError(
         "third derivatives must be taken from the plain formulas: compute within "
