@@ -47,6 +47,9 @@ FRACTIONS = {
     "cpu_mesh._fill_weights": 0.84,
     "cpu_structure_factor._sum_waves": 0.34,
     "cpu_structure_factor._sum_atoms": 0.37,
+    "cpu_density.density": 0.14,
+    "cpu_density.pull": 0.15,
+    "cpu_density.push": 0.11,
 }
 SLOWER = 2.5  # times; noise stays far below, as both sides are the fastest of many in turns
 
