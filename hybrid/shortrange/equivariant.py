@@ -132,7 +132,7 @@ class Interaction(nn.Module):
         x, y = self.first(a), self.second(p)
         products = torch.stack([a * x, a * y, p * x, p * y], dim=2)
         overlaps = (self.means @ products.reshape(len(products), -1)).reshape(-1, *products.shape[1:])
-        invariants = overlaps.permute(1, 2, 0, 3).reshape(len(species), -1)
+        invariants = overlaps.permute(1, 2, 0, 3).reshape(a.shape[1], -1)
         return torch.cat([a[0], invariants], dim=1), a + p
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from grahame.hybrid.adapters.export import _Network, _traced, _Transfer
 from grahame.hybrid.frames import Batch
+from grahame.hybrid.heads import TransferCharges
 from grahame.hybrid.model import ChargeSpec, HybridModel, Prediction
 from grahame.hybrid.shortrange import first_layer
 from grahame.kernels.dispatch import backend
@@ -112,3 +114,19 @@ def test_a_network_without_vectors_makes_those_it_needs() -> None:
     graph = batch_of(model, frame(water_box())).graph
     wanted = model.network(graph, graph.vectors())
     torch.testing.assert_close(model.network(graph, None).scalars, wanted.scalars)
+
+
+def test_networks_and_transfers_that_are_traced_serve_other_numbers_of_atoms() -> None:
+    model = make_model(charges=ChargeSpec(kind="transfer"))
+    assert isinstance(model.charge_head, TransferCharges)
+    graphs = [batch_of(model, frame(atoms)).graph for atoms in (water_box(), water_box()[:6])]
+    network, transfer = _Network(model, 0), _Transfer(model.charge_head)
+    inputs = []
+    for g in graphs:
+        first = g.vectors(), g.species, g.around.table.neighbors
+        r = torch.linalg.vector_norm(g.pair_vectors(), dim=1)
+        inputs.append((first, (network(*first)[1].detach(), g.species, g.pairs, r, g.solved)))
+    for module, k in ((network, 0), (transfer, 1)):
+        traced = _traced(module, *inputs[0][k])
+        for one in inputs:
+            torch.testing.assert_close(traced(*one[k]), module(*one[k]))
