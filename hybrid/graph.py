@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.kernels.cpu_density import Rows, full_rows
 from grahame.kernels.neighbors import Pairs, neighbor_pairs
+from grahame.kernels.pair_rows import Rows, full_rows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -280,9 +280,10 @@ class HybridModel(nn.Module):
             conditions: per frame; None where charges need none (no total charge, no fragments).
             pair_vectors: (p,3) Å if they are known already.
         """
-        vectors = None if self.network.sums_itself(graph) else graph.vectors()
-        found = self.network(graph, vectors)
-        seen = found if self.charge_network is None else self.charge_network(graph, vectors)
+        # Both networks see the same densities first.
+        first = self.network.first(graph)
+        found = self.network(graph, first)
+        seen = found if self.charge_network is None else self.charge_network(graph, first)
         level = levels[graph.frame]
         atomic = (self.readout(found.scalars) + self.shift(graph.species)).gather(1, level[:, None])[:, 0]
         per_atom = self.spec.scale * atomic.to(torch.float64) + self.references[graph.species, level]

@@ -12,7 +12,7 @@ With pi t = y + pi/2 sine and cosine of pi t are polynomials in y (their Taylor 
 sin((n+1) a) = 2 cos(a) sin(n a) - sin((n-1) a). Numbers of radial functions and l_max are constants of the compiled code.
 
 With 12,288 atoms on one thread densities and pulls reach a seventh, pushes a ninth of the flops that the processor does
-at best, making rows a quarter of its random reads (`python -m examples.benchmarks limits`).
+at best (`python -m examples.benchmarks limits`).
 
 Source: Gasteiger, Gross and Guennemann, ICLR 2020 (arXiv 2003.03123), eqs. 7 and 8, for B_n.
 """
@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 
 from grahame.kernels import vectors
 from grahame.kernels.cpu_pairs import FAST
+from grahame.kernels.pair_rows import Rows
 from grahame.kernels.threads import chunks, run
 
-__all__ = ["Densities", "DensityKernels", "Rows", "density_kernels", "full_rows"]
+__all__ = ["Densities", "DensityKernels", "density_kernels"]
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.float32] | NDArray[np.float64]
@@ -40,20 +41,6 @@ Short = NDArray[np.int32]
 _CHUNK = 200  # atoms below which a second thread does not pay
 _SINE = np.array([(-1) ** k / math.factorial(2 * k + 1) for k in range(11)])
 _COSINE = np.array([(-1) ** k / math.factorial(2 * k) for k in range(11)])
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Neighbours of every atom, each pair in the rows of both atoms.
-
-    Attributes:
-        start: (n + 1,) where the row of each atom begins.
-        j: (2p,) neighbours; shifts: (2p,3) their lattice shifts.
-    """
-
-    start: Ints
-    j: Short
-    shifts: Short
 
 
 @dataclass(frozen=True)
@@ -71,31 +58,6 @@ class DensityKernels:
     density: Callable[..., None]
     pull: Callable[..., None]
     push: Callable[..., None]
-
-
-def full_rows(atoms: int, i: Short, j: Short, shifts: Short) -> Rows:
-    """Rows of a half list; neighbours keep the order of the list."""
-    start = np.zeros(atoms + 1, np.int64)
-    np.cumsum(np.bincount(i, minlength=atoms) + np.bincount(j, minlength=atoms), out=start[1:])
-    other, moved = np.empty(2 * len(i), np.int32), np.empty((2 * len(i), 3), np.int32)
-    _place_both(i, j, shifts, start, other, moved)
-    return Rows(start, other, moved)
-
-
-@numba.njit(cache=True, nogil=True)
-def _place_both(i: Short, j: Short, shifts: Short, start: Ints, other: Short, moved: Short) -> None:
-    """Every pair into the rows of both atoms; limited by reading and writing at random places."""
-    free = start.copy()
-    for k in range(len(i)):
-        a, b = free[i[k]], free[j[k]]
-        if i[k] == j[k]:
-            b += 1
-        other[a], other[b] = j[k], i[k]
-        for d in range(3):
-            moved[a, d] = shifts[k, d]
-            moved[b, d] = -shifts[k, d]
-        free[i[k]] += 1
-        free[j[k]] += 1
 
 
 @dataclass(frozen=True)

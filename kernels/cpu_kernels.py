@@ -5,8 +5,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.kernels import cpu_mesh, cpu_pairs, cpu_structure_factor
-from grahame.kernels.cpu_neighbors import PairRows
 from grahame.kernels.operators import Kernel, pair_indices
+from grahame.kernels.pair_rows import PairRows
 
 __all__ = ["checked_mesh", "mesh_kernel", "pair_kernel", "wave_kernel"]
 

@@ -13,7 +13,6 @@ eighth of what the processor does, sorting into bins by counting and writing at 
 """
 
 import itertools
-from dataclasses import dataclass
 from functools import partial
 
 import numba
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import cpu_memory, vectors
+from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.threads import Steps, chunks, together
 
 Floats = NDArray[np.float64]
@@ -34,94 +34,6 @@ _FARTHEST = 1e6  # cells; beyond, positions have lost the digits that forces nee
 _DENSEST = 0.15  # atoms per Å³ that memory is taken for at once
 _ROOM = 1.15  # memory taken for pairs, relative to those of a uniform density
 _WIDTH = 8  # atoms that are compared at once
-
-
-@dataclass(frozen=True)
-class PairRows:
-    """A half list in rows: the pairs of one first atom with one lattice shift stand together.
-
-    Atoms are counted by their places in the order of the bins, so that those of one row lie near each other in
-    memory. The atom of place k is moved by -base[k] lattice vectors, and shifts are those between moved atoms.
-
-    Attributes:
-        order: (n,) the atom of every place, in int32 as all but `start`.
-        base: (n,3) lattice vectors taken from the atom of every place.
-        rows: (m,4) place of the first atom and lattice shift of the second ones; rows of one place stand together.
-        start: (m+1,) first pair of every row, in int64.
-        j: (p,) place of the second atom of every pair.
-        near: (k,5) place of the first atom, place and shift of the second, of pairs below the smaller cut-off.
-    """
-
-    order: Short
-    base: Short
-    rows: Short
-    start: Ints
-    j: Short
-    near: Short
-
-    def triples(self) -> tuple[Short, Short, Short]:
-        """i (p,), j (p,) and shifts (p,3) of all pairs, between the atoms as they are."""
-        counts = np.diff(self.start)
-        return self._unsorted(
-            np.repeat(self.rows[:, 0], counts), self.j, np.repeat(self.rows[:, 1:], counts, axis=0)
-        )
-
-    def near_triples(self) -> tuple[Short, Short, Short]:
-        """The same of the pairs in `near`."""
-        return _near_triples(self.near, self.order, self.base)
-
-    def with_atoms(self, marked: NDArray[np.bool_]) -> "PairRows":
-        """The pairs of which one atom, or both, are marked; `near` is left out.
-
-        Args:
-            marked: (n,) by atom.
-        """
-        some = _rows_with(marked[self.order], self.rows, self.start, self.j)
-        return PairRows(self.order, self.base, *some, np.zeros((0, 5), np.int32))
-
-    def _unsorted(self, first: Short, second: Short, shifts: Short) -> tuple[Short, Short, Short]:
-        shifts += self.base[first]
-        shifts -= self.base[second]
-        return self.order[first], self.order[second], shifts
-
-
-@numba.njit(cache=True, nogil=True)
-def _near_triples(near: Short, order: Short, base: Short) -> tuple[Short, Short, Short]:
-    """i, j and shifts, between the atoms as they are, of places and shifts (k,5) between moved ones."""
-    i, j, shifts = (
-        np.empty(len(near), np.int32),
-        np.empty(len(near), np.int32),
-        np.empty((len(near), 3), np.int32),
-    )
-    for k in range(len(near)):
-        first, second = near[k, 0], near[k, 1]
-        i[k], j[k] = order[first], order[second]
-        for d in range(3):
-            shifts[k, d] = near[k, 2 + d] + base[first, d] - base[second, d]
-    return i, j, shifts
-
-
-@numba.njit(cache=True, nogil=True)
-def _rows_with(marked: NDArray[np.bool_], rows: Short, start: Ints, j: Short) -> tuple[Short, Ints, Short]:
-    """Rows, their first pairs and second places of the pairs with a marked place; rows without one are dropped.
-
-    Limited by reading marks at random places, at a third of what the processor does.
-    """
-    found, first, second = np.empty_like(rows), np.empty(len(start), np.int64), np.empty(len(j), np.int32)
-    count, kept = 0, 0
-    first[0] = 0
-    for row in range(len(rows)):
-        own, before = marked[rows[row, 0]], count
-        for k in range(start[row], start[row + 1]):
-            # Written always, kept when marked: no branch to mispredict.
-            second[count] = j[k]
-            count += 1 if own or marked[j[k]] else 0
-        if count > before:
-            for d in range(4):
-                found[kept, d] = rows[row, d]
-            kept += 1
-            first[kept] = count
-    return found[:kept].copy(), first[: kept + 1].copy(), second[:count].copy()
 
 
 def half_rows(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import cpu_memory, vectors
-from grahame.kernels.cpu_neighbors import PairRows
+from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.pairs import TWO_OVER_SQRT_PI, shift_terms
 from grahame.kernels.threads import Steps, chunks, together
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from grahame.kernels import cpu_mesh, cpu_pairs, gpu
 from grahame.kernels.cpu_kernels import checked_mesh, mesh_kernel, pair_kernel, wave_kernel
-from grahame.kernels.cpu_neighbors import PairRows
 from grahame.kernels.operators import Kernel, array, compiled, indices
+from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.threads import together
 
 __all__ = [

@@ -20,7 +20,8 @@ import numpy as np
 import vesin
 from numpy.typing import NDArray
 
-from grahame.kernels.cpu_neighbors import PairRows, half_rows
+from grahame.kernels.cpu_neighbors import half_rows
+from grahame.kernels.pair_rows import PairRows
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]

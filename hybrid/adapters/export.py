@@ -135,7 +135,7 @@ def _module(model: HybridModel, level: int, electrodes: Sequence[str]) -> nn.Mod
     graph = _example(model, 4 * count)
     r = torch.linalg.vector_norm(graph.pair_vectors(), dim=1)
     network = _traced(_Network(model, level), graph.vectors(), graph.species, graph.around.table.neighbors)
-    scalars = model.network(graph, graph.vectors()).scalars.detach()
+    scalars = model.network(graph).scalars.detach()
     transfer: nn.Module = scripted.NoTransfer()
     if isinstance(model.charge_head, TransferCharges):
         transfer = _traced(_Transfer(model.charge_head), scalars, graph.species, graph.pairs, r, graph.solved)

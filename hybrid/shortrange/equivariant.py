@@ -184,27 +184,29 @@ class LocalNetwork(nn.Module):
         self._of_vectors = torch.compile(self._from_vectors, dynamic=False)
         self._of_densities = torch.compile(self._from_densities, dynamic=False)
 
-    def sums_itself(self, graph: Graph) -> bool:
-        """Whether compiled kernels serve the graph, and vectors to the neighbours are not needed."""
-        return self.sizes.layers == 1 and first_layer.serves(graph)
+    def first(self, graph: Graph) -> Tensor | None:
+        """Densities (L,n,species * N) of the first layer by compiled kernels; None where these do not serve.
 
-    def forward(self, graph: Graph, vectors: Tensor | None) -> Features:
+        Nor do they where torch.compile translates several layers: without elements beside them it makes messages
+        again for every radial function.
+        """
+        z = self.sizes
+        if not first_layer.serves(graph) or (self._translated and z.layers > 1):
+            return None
+        dtype = next(self.parameters()).dtype
+        return first_layer.first_densities(graph, self.species, z.cutoff, z.radial, z.l_max, dtype)
+
+    def forward(self, graph: Graph, first: Tensor | None = None) -> Features:
         """Features of all atoms.
 
         Args:
             graph: neighbours.
-            vectors: (n,K,3) from each atom to its neighbours, Å, if they are known.
+            first: what `first` gave, if it is known.
         """
-        if vectors is None and not self.sums_itself(graph):
-            vectors = graph.vectors()
-        first: Tensor | None = None
-        # Without elements beside them torch.compile makes messages again for every radial function.
-        if first_layer.serves(graph) and not (self._translated and vectors is not None):
-            z, dtype = self.sizes, next(self.parameters()).dtype
-            first = first_layer.first_densities(graph, self.species, z.cutoff, z.radial, z.l_max, dtype)
-        if vectors is not None:
-            return self.of_vectors(graph.around.table.neighbors, graph.species, vectors, first)
-        return Features(*self._of_densities(first, graph.species))
+        first = self.first(graph) if first is None else first
+        if first is not None and self.sizes.layers == 1:
+            return Features(*self._of_densities(first, graph.species))
+        return self.of_vectors(graph.around.table.neighbors, graph.species, graph.vectors(), first)
 
     def of_vectors(
         self, neighbors: Tensor, species: Tensor, vectors: Tensor, first: Tensor | None = None

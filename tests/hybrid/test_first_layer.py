@@ -109,11 +109,19 @@ def test_a_network_of_its_own_for_charges_is_served_as_well() -> None:
     torch.testing.assert_close(one.forces, two.forces, rtol=1e-9, atol=1e-9)
 
 
-def test_a_network_without_vectors_makes_those_it_needs() -> None:
-    model = make_model(layers=2, charges=ChargeSpec(kind="none"))
+@pytest.mark.parametrize("layers", [1, 2])
+def test_densities_that_are_known_are_not_made_again(layers: int) -> None:
+    model = make_model(layers=layers, charges=ChargeSpec(kind="none"))
     graph = batch_of(model, frame(water_box())).graph
-    wanted = model.network(graph, graph.vectors())
-    torch.testing.assert_close(model.network(graph, None).scalars, wanted.scalars)
+    first = model.network.first(graph)
+    assert first is not None
+    wanted = model.network.of_vectors(graph.around.table.neighbors, graph.species, graph.vectors())
+    torch.testing.assert_close(model.network(graph).scalars, wanted.scalars, rtol=1e-10, atol=1e-12)
+    doubled = model.network(graph, 2.0 * first).scalars
+    assert not torch.allclose(doubled, wanted.scalars, atol=1e-3)
+    with backend("torch"):
+        assert model.network.first(graph) is None
+        torch.testing.assert_close(model.network(graph).scalars, wanted.scalars, rtol=0, atol=0)
 
 
 def test_networks_and_transfers_that_are_traced_serve_other_numbers_of_atoms() -> None:

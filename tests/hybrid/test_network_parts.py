@@ -20,8 +20,8 @@ from grahame.hybrid.shortrange import radial, sphere
 from grahame.hybrid.shortrange.base import Response
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.shortrange.repulsion import NuclearRepulsion
-from grahame.kernels.cpu_density import full_rows
 from grahame.kernels.neighbors import neighbor_pairs
+from grahame.kernels.pair_rows import full_rows
 from tests.hybrid.model_cells import frame, held, make_model, slab, water_box
 
 

@@ -13,8 +13,9 @@ import torch
 from examples.benchmarks.speed import calls
 from examples.benchmarks.speed.limits import sizes_of
 from examples.benchmarks.speed.systems import water
-from grahame.kernels.cpu_neighbors import PairRows, half_rows
+from grahame.kernels.cpu_neighbors import half_rows
 from grahame.kernels.cpu_pairs import screened
+from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.structure_factor import half_space_kvectors
 from tests.kernels.steps import instructions
 

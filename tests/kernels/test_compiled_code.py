@@ -22,6 +22,7 @@ KERNELS = [
     "grahame.kernels.cpu_splines",
     "grahame.kernels.cpu_structure_factor",
     "grahame.kernels.neighbors",
+    "grahame.kernels.pair_rows",
     "grahame.hybrid.shortrange.bonded",
     "grahame.hybrid.shortrange.lennard_jones",
     "grahame.hybrid.shortrange.rigid",
@@ -34,7 +35,7 @@ import sys
 import numpy as np
 from grahame.hybrid.shortrange import bonded, rigid
 from grahame.hybrid.shortrange.lennard_jones import lennard_jones, make_rows, make_switch
-from grahame.kernels import cpu_density, cpu_mesh, cpu_neighbors, cpu_pair_matrix, cpu_pairs, cpu_structure_factor
+from grahame.kernels import cpu_density, cpu_mesh, cpu_neighbors, cpu_pair_matrix, cpu_pairs, cpu_structure_factor, pair_rows
 
 rng = np.random.default_rng(1)
 n, wrap = 600, (True, True, True)
@@ -51,7 +52,7 @@ m = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
 for waves in (cpu_structure_factor.WaveSum(x, cell, 0.35, m), cpu_mesh.MeshSum(x, cell, 0.35, (24, 25, 27), 6, True)):
     d = waves(q, True, True, True)
     found += [d.energy, d.positions, d.charges, d.cell, waves(q, False, True, False).charges]
-around = cpu_density.full_rows(n, i, j, shifts)
+around = pair_rows.full_rows(n, i, j, shifts)
 sums = cpu_density.Densities(around, np.zeros(n, np.int64), np.arange(n) % 3, 3, 7.0, 5, 3)
 density, changed = np.empty(sums.shape), np.empty(sums.shape)
 sums.density(x, cell[None], density)

@@ -22,6 +22,7 @@ from grahame.kernels import (
 )
 from grahame.kernels.cpu_neighbors import half_rows
 from grahame.kernels.cpu_pair_matrix import PairMatrix
+from grahame.kernels.pair_rows import full_rows
 from grahame.kernels.threads import together
 from tests.kernels import brute
 
@@ -34,10 +35,10 @@ COUNTERPARTS = {
     "cpu_pairs._chunk": "pair_energy",
     "cpu_pairs._collect": "pair_energy",
     "cpu_pairs._first_pairs": "first_pairs",
-    "cpu_neighbors._rows_with": "pairs_with",
+    "pair_rows._rows_with": "pairs_with",
     "cpu_neighbors._count_bins": "image_pairs",
     "cpu_neighbors.first_places": "image_pairs",
-    "cpu_neighbors._near_triples": "image_pairs",
+    "pair_rows._near_triples": "image_pairs",
     "cpu_neighbors._place": "image_pairs",
     "cpu_neighbors._search": "image_pairs",
     "cpu_neighbors._longer": "image_pairs",
@@ -62,7 +63,7 @@ COUNTERPARTS = {
     "cpu_structure_factor._sum_waves": "reciprocal_energy",
     "cpu_structure_factor._sum_atoms": "reciprocal_energy",
     "cpu_symmetric._add_rows": "symmetric_product",
-    "cpu_density._place_both": "rows_of_both",
+    "pair_rows._place_both": "rows_of_both",
     "cpu_density.density": "densities",
     "cpu_density.pull": "densities",
     "cpu_density.push": "densities",
@@ -285,11 +286,11 @@ def test_rows_of_both_atoms(name: str) -> None:
     # Larger than the cell: atoms have their own images as neighbours.
     half = neighbors.neighbor_pairs(x, h, ALL, 9.0)
     assert (half.i == half.j).any()
-    rows = cpu_density.full_rows(9, half.i, half.j, half.shifts)
+    rows = full_rows(9, half.i, half.j, half.shifts)
     wanted = reference.rows_of_both(9, half.i, half.j, half.shifts)
     for found, right in zip((rows.start, rows.j, rows.shifts), wanted):
         np.testing.assert_array_equal(found, right)
-    none = cpu_density.full_rows(3, half.i[:0], half.j[:0], half.shifts[:0])
+    none = full_rows(3, half.i[:0], half.j[:0], half.shifts[:0])
     np.testing.assert_array_equal(none.start, np.zeros(4))
 
 
@@ -300,7 +301,7 @@ def test_densities_on_the_sphere(radial: int, l_max: int, dtype: str) -> None:
     x, _, h, _ = tensors(n)
     species = rng.integers(0, kinds, n)
     half = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF + 0.5)
-    rows = cpu_density.full_rows(n, half.i, half.j, half.shifts)
+    rows = full_rows(n, half.i, half.j, half.shifts)
     sums = cpu_density.Densities(rows, np.zeros(n, np.int64), species, kinds, CUTOFF, radial, l_max)
     cells = h.numpy()[None]
 
@@ -336,12 +337,12 @@ def test_densities_do_not_depend_on_the_threads_and_know_their_frames(
     species = np.tile(rng.integers(0, kinds, n // 2), 2)
     half = neighbors.neighbor_pairs(x, h, ALL, CUTOFF)
     i, j = (np.concatenate([v, v + n // 2]).astype(np.int32) for v in (half.i, half.j))
-    rows = cpu_density.full_rows(n, i, j, np.concatenate([half.shifts, half.shifts]))
+    rows = full_rows(n, i, j, np.concatenate([half.shifts, half.shifts]))
     frame = np.repeat([0, 1], n // 2)
     sums = cpu_density.Densities(rows, frame, species, kinds, CUTOFF, 4, 2)
     alone = replace(
         sums,
-        rows=cpu_density.full_rows(n // 2, half.i, half.j, half.shifts),
+        rows=full_rows(n // 2, half.i, half.j, half.shifts),
         frame=frame[: n // 2],
         species=species[: n // 2],
     )
@@ -375,8 +376,8 @@ def test_densities_of_atoms_without_neighbors_are_zero() -> None:
     # Listed, but beyond the cut-off; and not listed at all.
     pair = np.array([0], np.int32), np.array([1], np.int32), np.zeros((1, 3), np.int32)
     for n, rows in (
-        (3, cpu_density.full_rows(3, *pair)),
-        (0, cpu_density.full_rows(0, *(p[:0] for p in pair))),
+        (3, full_rows(3, *pair)),
+        (0, full_rows(0, *(p[:0] for p in pair))),
     ):
         numbers = np.zeros(n, np.int64)
         sums = cpu_density.Densities(rows, numbers, numbers, 1, CUTOFF, 4, 2)
@@ -389,7 +390,7 @@ def test_densities_of_atoms_without_neighbors_are_zero() -> None:
 
 
 def test_densities_refuse_what_would_be_written_elsewhere() -> None:
-    rows = cpu_density.full_rows(2, *(np.zeros(s, np.int32) for s in (0, 0, (0, 3))))
+    rows = full_rows(2, *(np.zeros(s, np.int32) for s in (0, 0, (0, 3))))
     frame = np.zeros(2, np.int64)
     with pytest.raises(ValueError, match="must") as caught:
         cpu_density.Densities(rows, frame, np.array([0, 2]), 2, CUTOFF, 4, 2)

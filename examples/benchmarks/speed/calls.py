@@ -26,6 +26,7 @@ from grahame.kernels import (
     cpu_structure_factor,
     cpu_symmetric,
     neighbors,
+    pair_rows,
 )
 
 MODULES = (
@@ -38,6 +39,7 @@ MODULES = (
     cpu_structure_factor,
     cpu_symmetric,
     cpu_density,
+    pair_rows,
 )
 ALL = (True, True, True)
 ROWS = 900  # of the symmetric matrix
@@ -112,7 +114,7 @@ def evaluate(box: Box, sums: Sums) -> None:
     mesh(q, False, True, False)
     cpu_structure_factor.WaveSum(x, h, sums.alpha, sums.waves)(q, True, True, True)
     cpu_symmetric.product(np.ones((ROWS, ROWS)), np.ones(ROWS))
-    around = cpu_density.full_rows(len(q), i, j, shifts)
+    around = pair_rows.full_rows(len(q), i, j, shifts)
     frame, species = np.zeros(len(q), np.int64), np.arange(len(q)) % KINDS
     surroundings = cpu_density.Densities(around, frame, species, KINDS, sums.cutoff, RADIAL, L_MAX)
     found = np.empty(surroundings.shape)

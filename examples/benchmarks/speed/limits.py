@@ -189,7 +189,7 @@ KERNELS: dict[str, Counted] = {
         "r 8 n, b 28 n + 40 n",
         lambda s: Work(flops=24 * s.n, read=28 * s.n, written=40 * s.n, random=8 * s.n, among=40 * s.n),
     ),
-    "cpu_neighbors._near_triples": Counted(
+    "pair_rows._near_triples": Counted(
         "b 40 n, two near pairs for three atoms",
         lambda s: Work(read=40 * s.n // 3, written=40 * s.n // 3),
     ),
@@ -203,7 +203,7 @@ KERNELS: dict[str, Counted] = {
             stored=4 * s.listed,
         ),
     ),
-    "cpu_neighbors._rows_with": Counted(
+    "pair_rows._rows_with": Counted(
         "b 4 listed + 4 chosen",
         lambda s: Work(read=4 * s.listed + 24 * s.rows, written=4 * s.chosen, random=s.listed, among=s.n),
     ),
@@ -215,7 +215,7 @@ KERNELS: dict[str, Counted] = {
         "f 26 n, two near pairs for three atoms",
         lambda s: Work(flops=18 * s.n, read=14 * s.n + 24 * s.n),
     ),
-    "cpu_density._place_both": Counted(
+    "pair_rows._place_both": Counted(
         "r 4 full, b 20 listed read, 16 full written, full = 2 listed",
         lambda s: Work(read=20 * s.listed, written=32 * s.listed, random=8 * s.listed, among=8 * s.n),
     ),
