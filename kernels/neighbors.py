@@ -21,7 +21,7 @@ import vesin
 from numpy.typing import NDArray
 
 from grahame.kernels.cpu_neighbors import half_rows
-from grahame.kernels.pair_rows import PairRows
+from grahame.kernels.pair_rows import PairRows, stable_order
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int32]
@@ -100,7 +100,10 @@ def neighbor_pairs(
     i, j, s = finder.compute(
         points=x, box=h, periodic=list(map(bool, periodic)), quantities="ijS", copy=False
     )
-    return Pairs(*_sorted(i, j, s, len(x)))
+    # Sorted, since vesin's order depends on its threads.
+    a, b = i.astype(np.int32), j.astype(np.int32)
+    order = stable_order(a, stable_order(b, np.arange(len(a), dtype=np.int32), len(x)), len(x))
+    return Pairs(*_sorted(a, b, s, order))
 
 
 def _checked(
@@ -140,13 +143,9 @@ def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
 
 
 @numba.njit(cache=True, nogil=True)
-def _sorted(
-    i: NDArray[np.uint64], j: NDArray[np.uint64], shifts: NDArray[np.int32], n: int
-) -> tuple[Ints, Ints, Ints]:
-    """Pairs sorted by (i, j, S): vesin's order depends on its threads."""
-    p = len(i)
-    a, b = i.astype(np.int32), j.astype(np.int32)
-    order = _stable_order(a, _stable_order(b, np.arange(p).astype(np.int32), n), n)
+def _sorted(a: Ints, b: Ints, shifts: Ints, order: Ints) -> tuple[Ints, Ints, Ints]:
+    """Pairs sorted by (i, j, S), from the order by (i, j)."""
+    p = len(a)
     out_i, out_j, out = np.empty(p, np.int32), np.empty(p, np.int32), np.empty((p, 3), np.int32)
     for k in range(p):
         o = order[k]
@@ -163,22 +162,6 @@ def _sorted(
         out_i[place], out_j[place] = a[o], b[o]
         out[place, 0], out[place, 1], out[place, 2] = x, y, z
     return out_i, out_j, out
-
-
-@numba.njit(cache=True, nogil=True)
-def _stable_order(keys: NDArray[np.int32], order: NDArray[np.int32], n: int) -> NDArray[np.int32]:
-    """`order` sorted by keys in 0..n-1, equal keys left in their order (counting sort)."""
-    start = np.zeros(n + 1, np.int64)
-    for k in range(len(keys)):
-        start[keys[k] + 1] += 1
-    for a in range(n):
-        start[a + 1] += start[a]
-    out = np.empty(len(order), np.int32)
-    for k in range(len(order)):
-        a = keys[order[k]]
-        out[start[a]] = order[k]
-        start[a] += 1
-    return out
 
 
 class NeighborList:

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PairRows", "Rows", "full_rows"]
+__all__ = ["PairRows", "Rows", "full_rows", "stable_order"]
 
 Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
@@ -144,3 +144,19 @@ def _place_both(i: Short, j: Short, shifts: Short, start: Ints, other: Short, mo
             moved[b, d] = -shifts[k, d]
         free[i[k]] += 1
         free[j[k]] += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def stable_order(keys: Short, order: Short, n: int) -> Short:
+    """`order` sorted by keys in 0..n-1, equal keys left in their order (counting sort)."""
+    start = np.zeros(n + 1, np.int64)
+    for k in range(len(keys)):
+        start[keys[k] + 1] += 1
+    for a in range(n):
+        start[a + 1] += start[a]
+    out = np.empty(len(order), np.int32)
+    for k in range(len(order)):
+        a = keys[order[k]]
+        out[start[a]] = order[k]
+        start[a] += 1
+    return out

@@ -1,9 +1,9 @@
-"""Every Coulomb sum as its formula, in float64: the truth that the fast kernels are tested against.
+"""Every sum of the compiled kernels as its formula, in float64: the truth that the fast kernels are tested against.
 
 Written with torch operations so that derivatives of any order follow from the formula itself. All values
 are without the Coulomb constant: matrices in 1/Å, energies in e²/Å for charges in e. Lists of pairs are
 made by comparing every atom with every image; nothing here is meant to be fast. What kernels do to lists of
-integers stands at the end in numpy.
+integers and to rigid molecules stands at the end in numpy.
 """
 
 import itertools
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import root
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -384,7 +385,47 @@ def densities(
     return out
 
 
+def lennard_jones(
+    positions: Tensor,
+    cell: Tensor,
+    i: Tensor,
+    j: Tensor,
+    shifts: Tensor,
+    types: Tensor,
+    c12: Tensor,
+    c6: Tensor,
+    cutoff: float,
+    begin: float,
+    polynomials: Tensor,
+) -> Tensor:
+    """Energy of the pairs with r < cutoff: c12 [r^-12 - P_12(r)] - c6 [r^-6 - P_6(r)].
+
+    P = a (r - begin)³ + b (r - begin)^4 + c beyond `begin` and c below; polynomials (3,2) holds a, b and c of both powers.
+    """
+    r = torch.linalg.vector_norm(positions[j] + shifts.to(positions) @ cell - positions[i], dim=1)
+    near = r < cutoff
+    r, first, second = r[near], types[i[near]], types[j[near]]
+    t = (r - begin).clamp(min=0.0)
+    a, b, c = polynomials
+    ends = [a[p] * t**3 + b[p] * t**4 + c[p] for p in range(2)]
+    energy: Tensor = (c12[first, second] * (r**-12 - ends[0]) - c6[first, second] * (r**-6 - ends[1])).sum()
+    return energy
+
+
+def bond_energy(d: Tensor, k: Tensor, lengths: Tensor) -> Tensor:
+    """sum of k (|d| - length)²/2 of bonds d (b,3)."""
+    missed: Tensor = torch.linalg.vector_norm(d, dim=1) - lengths
+    return (0.5 * k * missed.square()).sum()
+
+
+def angle_energy(u: Tensor, v: Tensor, k: Tensor, values: Tensor) -> Tensor:
+    """sum of k (angle(u, v) - value)²/2 of vectors (a,3)."""
+    unit = [a / torch.linalg.vector_norm(a, dim=1, keepdim=True) for a in (u, v)]
+    return (0.5 * k * (torch.arccos((unit[0] * unit[1]).sum(1)) - values).square()).sum()
+
+
 Integers = NDArray[np.integer]
+Floats = NDArray[np.float64]
 Triples = tuple[Integers, Integers, Integers]
 
 
@@ -437,3 +478,45 @@ def symmetric_product(upper: NDArray[np.float64], x: NDArray[np.float64]) -> NDA
     """A x of the symmetric A whose upper triangle is given; what lies below is not looked at."""
     whole = np.triu(upper) + np.triu(upper, 1).T
     return np.asarray(whole @ x)
+
+
+def row_order(rows: int, i: Integers, j: Integers, image: Integers) -> tuple[Integers, Integers]:
+    """Places (rows + 1,) where the pairs of every i begin when sorted by i, j and image, and the pairs in that order."""
+    order = np.lexsort((image, j, i))
+    return np.searchsorted(i[order], np.arange(rows + 1)), order
+
+
+def held_distances(new: Floats, old: Floats, lengths: Floats, masses: Floats) -> Floats:
+    """Places (3,3) of three atoms with the given distances 01, 02, 12: x = new + sum over distances of lambda/m dg/dx(old).
+
+    g is half a squared distance; new and old (3,3) are places after and before a step.
+    """
+    pull = _slopes_of_distances(old) / np.repeat(masses, 3)
+
+    def moved(multipliers: Floats) -> Floats:
+        return new + (multipliers @ pull).reshape(3, 3)
+
+    def missed(multipliers: Floats) -> Floats:
+        x = moved(multipliers)
+        return np.asarray([np.sum((x[b] - x[a]) ** 2) for a, b in _DISTANCES]) - lengths**2
+
+    return moved(root(missed, np.zeros(3), tol=1e-14).x)
+
+
+def held_momenta(momenta: Floats, x: Floats, masses: Floats) -> Floats:
+    """Momenta (3,3) of atoms at x (3,3) that change no distance: p - J^T (J M^-1 J^T)^-1 J M^-1 p, J the slopes of distances."""
+    slopes = _slopes_of_distances(x)
+    over_mass = slopes / np.repeat(masses, 3)
+    multipliers = np.linalg.solve(over_mass @ slopes.T, over_mass @ momenta.ravel())
+    return momenta - (multipliers @ slopes).reshape(3, 3)
+
+
+_DISTANCES = ((0, 1), (0, 2), (1, 2))
+
+
+def _slopes_of_distances(x: Floats) -> Floats:
+    """Derivatives (3,9) of half the squared distances by the places."""
+    slopes = np.zeros((3, 3, 3))
+    for k, (a, b) in enumerate(_DISTANCES):
+        slopes[k, b], slopes[k, a] = x[b] - x[a], x[a] - x[b]
+    return slopes.reshape(3, 9)

@@ -16,16 +16,11 @@ from numpy.typing import NDArray
 
 from grahame.hybrid.shortrange.base import FloatArray, IntArray, ShortRangeResult
 from grahame.hybrid.shortrange.bonded import bonded_terms, nearest_shifts
-from grahame.hybrid.shortrange.lennard_jones import (
-    PairRows,
-    Truncation,
-    lennard_jones,
-    make_rows,
-    make_switch,
-)
+from grahame.hybrid.shortrange.lennard_jones import Truncation, lennard_jones, make_switch
 from grahame.hybrid.shortrange.literature import build_tables
 from grahame.hybrid.shortrange.tables import ForceFieldTables, Mixing, mixed_coefficients
 from grahame.hybrid.shortrange.topology import find_topology
+from grahame.kernels.cpu_lennard_jones import SortedRows, sorted_rows
 from grahame.kernels.neighbors import NeighborList, Pairs
 
 
@@ -79,7 +74,7 @@ class ClassicalForceField:
         self._excluded: IntArray = np.sort(excluded[(excluded >= 0).all(axis=1)], axis=1)
         self._neighbors = NeighborList(self.cutoff, skin)
         self._pairs: Pairs | None = None
-        self._rows: PairRows | None = None
+        self._rows: SortedRows | None = None
 
     @classmethod
     def from_atoms(
@@ -252,7 +247,7 @@ class ClassicalForceField:
         self._pairs = None
         self._rows = None
 
-    def _current_rows(self, active: FloatArray, cell: FloatArray, pbc: tuple[bool, bool, bool]) -> PairRows:
+    def _current_rows(self, active: FloatArray, cell: FloatArray, pbc: tuple[bool, bool, bool]) -> SortedRows:
         """Rows of the neighbour list without excluded and switched-off pairs."""
         pairs = self._neighbors.update(active, cell, pbc)
         if self._rows is not None and pairs is self._pairs:
@@ -274,7 +269,7 @@ class ClassicalForceField:
             # Only the nearest image is the bonded partner; further images interact.
             keep &= ~(match & (nearest[where] == toward).all(axis=1))
         first, second, shifts = (a[keep].astype(np.int64) for a in (pairs.i, pairs.j, pairs.shifts))
-        self._rows = make_rows(len(active), first, second, shifts)
+        self._rows = sorted_rows(len(active), first, second, shifts)
         self._pairs = pairs
         return self._rows
 

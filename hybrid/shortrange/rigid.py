@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixBondLengths
-from numba import njit
 from numpy.typing import ArrayLike
 
 from grahame.hybrid.shortrange.base import FloatArray, IntArray
 from grahame.hybrid.shortrange.bonded import nearest_vectors
 from grahame.hybrid.shortrange.parameters import water_model
 from grahame.hybrid.shortrange.topology import find_waters
+from grahame.kernels.cpu_molecules import rattle, shake
 
 _ITERATIONS = 50
 
@@ -63,7 +63,7 @@ class RigidWater(FixBondLengths):
     def adjust_positions(self, atoms: Atoms, new: FloatArray) -> None:
         """Move `new` back to the fixed distances along the present bond directions."""
         old = self._vectors(atoms, atoms.positions)
-        stuck = _shake(
+        stuck = shake(
             new,
             self.triples,
             old,
@@ -81,7 +81,7 @@ class RigidWater(FixBondLengths):
 
     def adjust_momenta(self, atoms: Atoms, momenta: FloatArray) -> None:
         """Remove the momentum components that would change a fixed distance."""
-        _rattle(momenta, self.triples, self._vectors(atoms, atoms.positions), atoms.get_masses())
+        rattle(momenta, self.triples, self._vectors(atoms, atoms.positions), atoms.get_masses())
 
     def todict(self) -> dict[str, Any]:
         """As ASE's FixBondLengths, with the exact lengths: readable where this package is absent."""
@@ -170,106 +170,3 @@ def place_rigid_waters(atoms: Atoms, waters: IntArray, bond_length: float, angle
     # Displacements, so that a hydrogen on the far side of a boundary stays there.
     atoms.positions[waters[:, 1]] += along + aside - first
     atoms.positions[waters[:, 2]] += along - aside - second
-
-
-def _inverse_mass_matrix(inverse_mass: FloatArray) -> FloatArray:
-    """M_kl of d_k += M_kl lambda_l d0_l for the distances centre-end, centre-end, end-end."""
-    c, a, b = inverse_mass
-    return np.array([[c + a, c, -a], [c, c + b, b], [-a, b, a + b]])
-
-
-# Inlined, as every function that a kernel calls: see `grahame.kernels.cpu_pairs.FAST`.
-_mass_matrix: Any = njit(forceinline=True)(_inverse_mass_matrix)
-
-
-def _solve_three(m: FloatArray, y: FloatArray) -> FloatArray:
-    """Cramer's rule for a 3x3 system."""
-    solution = np.zeros(3)
-    det = 0.0
-    for a in range(3):
-        b, c = (a + 1) % 3, (a + 2) % 3
-        # Component a of the cross products of the rows.
-        r0 = m[1, b] * m[2, c] - m[1, c] * m[2, b]
-        r1 = m[2, b] * m[0, c] - m[2, c] * m[0, b]
-        r2 = m[0, b] * m[1, c] - m[0, c] * m[1, b]
-        solution[a] = r0 * y[0] + r1 * y[1] + r2 * y[2]
-        det += m[0, a] * r0
-    return solution / det
-
-
-_solve: Any = njit(forceinline=True, error_model="numpy")(_solve_three)
-
-
-def _apply_multipliers(x: FloatArray, t: IntArray, weight: FloatArray, d: FloatArray, m: FloatArray) -> None:
-    """x_first -= w d, x_second += w d for the three distances of molecule t with multipliers m."""
-    for axis in range(3):
-        x[t[0], axis] -= weight[0] * (m[0] * d[0, axis] + m[1] * d[1, axis])
-        x[t[1], axis] += weight[1] * (m[0] * d[0, axis] - m[2] * d[2, axis])
-        x[t[2], axis] += weight[2] * (m[1] * d[1, axis] + m[2] * d[2, axis])
-
-
-_apply: Any = njit(forceinline=True)(_apply_multipliers)
-
-
-def _shake_loop(
-    x: FloatArray,
-    triples: IntArray,
-    old: FloatArray,
-    new: FloatArray,
-    lengths: FloatArray,
-    masses: FloatArray,
-    tolerance: float,
-    iterations: int,
-) -> int:
-    """Correct x in place; the index of a molecule that did not converge, or -1."""
-    for w in range(len(triples)):
-        inverse = 1.0 / masses[triples[w]]
-        mass = _mass_matrix(inverse)
-        multiplier = np.zeros(3)
-        d = new[w].copy()
-        for step in range(iterations + 1):
-            miss = np.zeros(3)
-            worst = 0.0
-            for k in range(3):
-                square = d[k, 0] ** 2 + d[k, 1] ** 2 + d[k, 2] ** 2
-                miss[k] = 0.5 * (lengths[w, k] ** 2 - square)
-                worst = max(worst, abs(miss[k]) / lengths[w, k] ** 2)
-            if worst <= tolerance:
-                break
-            if step == iterations or not worst < 1e6:
-                return w
-            slope = np.zeros((3, 3))
-            for k in range(3):
-                for m in range(3):
-                    dot = d[k, 0] * old[w, m, 0] + d[k, 1] * old[w, m, 1] + d[k, 2] * old[w, m, 2]
-                    slope[k, m] = mass[k, m] * dot
-            multiplier += _solve(slope, miss)
-            for k in range(3):
-                for axis in range(3):
-                    d[k, axis] = new[w, k, axis]
-                    for m in range(3):
-                        d[k, axis] += mass[k, m] * multiplier[m] * old[w, m, axis]
-        _apply(x, triples[w], inverse, old[w], multiplier)
-    return -1
-
-
-def _rattle_loop(p: FloatArray, triples: IntArray, d: FloatArray, masses: FloatArray) -> None:
-    for w in range(len(triples)):
-        t = triples[w]
-        inverse = 1.0 / masses[t]
-        mass = _mass_matrix(inverse)
-        slope = np.zeros((3, 3))
-        speed = np.zeros(3)
-        for k in range(3):
-            first, second = (0, k + 1) if k < 2 else (1, 2)
-            for axis in range(3):
-                dv = p[t[second], axis] * inverse[second] - p[t[first], axis] * inverse[first]
-                speed[k] -= dv * d[w, k, axis]
-            for m in range(3):
-                dot = d[w, k, 0] * d[w, m, 0] + d[w, k, 1] * d[w, m, 1] + d[w, k, 2] * d[w, m, 2]
-                slope[k, m] = mass[k, m] * dot
-        _apply(p, t, np.ones(3), d[w], _solve(slope, speed))
-
-
-_shake: Any = njit(cache=True, error_model="numpy")(_shake_loop)
-_rattle: Any = njit(cache=True, error_model="numpy")(_rattle_loop)

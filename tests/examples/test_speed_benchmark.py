@@ -187,7 +187,7 @@ def test_the_program_explains_itself_from_the_root_of_the_repository() -> None:
 
 
 # Called from within compiled code, as a part of what calls them; and those that are not found by their names.
-WITHIN = {"cpu_neighbors._longer", "neighbors._stable_order"}
+WITHIN = {"cpu_neighbors._longer"}
 OTHERS = {f"cpu_splines.{name}" for name in ("spread", "potential", "gradient")} | {
     "cpu_fft.across",
     "cpu_fft.along",

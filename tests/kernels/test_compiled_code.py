@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from grahame.hybrid.shortrange import rigid
-from grahame.kernels import cpu_pairs
+from grahame.kernels import cpu_molecules, cpu_pairs
 
 ROOT = Path(__file__).parents[2]
 KERNELS = [
     "grahame.kernels.cpu_density",
+    "grahame.kernels.cpu_lennard_jones",
     "grahame.kernels.cpu_mesh",
+    "grahame.kernels.cpu_molecules",
     "grahame.kernels.cpu_neighbors",
     "grahame.kernels.cpu_pair_matrix",
     "grahame.kernels.cpu_pairs",
@@ -23,19 +24,16 @@ KERNELS = [
     "grahame.kernels.cpu_structure_factor",
     "grahame.kernels.neighbors",
     "grahame.kernels.pair_rows",
-    "grahame.hybrid.shortrange.bonded",
-    "grahame.hybrid.shortrange.lennard_jones",
-    "grahame.hybrid.shortrange.rigid",
 ]
 # They handle indices only, and integers do not round.
-INDICES_ONLY = {"_longer", "_stable_order"}
+INDICES_ONLY = {"_longer"}
 
 SCRIPT = """
 import sys
 import numpy as np
-from grahame.hybrid.shortrange import bonded, rigid
-from grahame.hybrid.shortrange.lennard_jones import lennard_jones, make_rows, make_switch
-from grahame.kernels import cpu_density, cpu_mesh, cpu_neighbors, cpu_pair_matrix, cpu_pairs, cpu_structure_factor, pair_rows
+from grahame.hybrid.shortrange import bonded
+from grahame.hybrid.shortrange.lennard_jones import lennard_jones, make_switch
+from grahame.kernels import cpu_density, cpu_lennard_jones, cpu_mesh, cpu_molecules, cpu_neighbors, cpu_pair_matrix, cpu_pairs, cpu_structure_factor, pair_rows
 
 rng = np.random.default_rng(1)
 n, wrap = 600, (True, True, True)
@@ -58,7 +56,7 @@ density, changed = np.empty(sums.shape), np.empty(sums.shape)
 sums.density(x, cell[None], density)
 sums.push(x, cell[None], x, cell[None], changed)
 found += [around.j, around.shifts, density, changed, *sums.pull(x, cell[None], density)]
-rows = make_rows(n, i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64))
+rows = cpu_lennard_jones.sorted_rows(n, i.astype(np.int64), j.astype(np.int64), shifts.astype(np.int64))
 types = np.arange(n) % 2
 found += lennard_jones(x, cell, rows, types, np.full((2, 2), 1e4), np.full((2, 2), 30.0), make_switch(7.0, None, "force-switch"), True)
 triples = np.arange(n).reshape(-1, 3)
@@ -67,8 +65,8 @@ found += bonded.bonded_terms(x, cell, wrap, bonds, 40 * ones, ones, triples, 3 *
 old = np.tile([[1.0, 0.0, 0.0], [-1 / 3, 0.94, 0.0], [-4 / 3, 0.94, 0.0]], (n // 3, 1, 1))
 new, lengths, masses = old + 0.05 * rng.normal(size=old.shape), np.tile([1.0, 1.0, 1.63], (n // 3, 1)), np.tile([16.0, 1, 1], n // 3)
 moved, momenta = x.copy(), rng.normal(size=(n, 3))
-rigid._shake(moved, triples, old, new, lengths, masses, 1e-3, 50)
-rigid._rattle(momenta, triples, old, masses)
+cpu_molecules.shake(moved, triples, old, new, lengths, masses, 1e-3, 50)
+cpu_molecules.rattle(momenta, triples, old, masses)
 found += [moved, momenta]
 sys.stdout.buffer.write(b"".join(np.ascontiguousarray(a).tobytes() for a in found))
 """
@@ -102,6 +100,6 @@ def test_functions_that_a_cached_kernel_calls_are_inlined(module: str) -> None:
 
 
 def test_the_check_of_inlining_sees_the_functions() -> None:
-    for function in (cpu_pairs.near_pairs, rigid._solve):
+    for function in (cpu_pairs.near_pairs, cpu_molecules._solve):
         assert isinstance(function, Dispatcher)
         assert function.targetoptions["forceinline"]

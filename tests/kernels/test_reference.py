@@ -6,13 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from examples.benchmarks.speed import calls
 from grahame.kernels import (
     cpu_density,
     cpu_fft,
+    cpu_lennard_jones,
     cpu_mesh,
+    cpu_molecules,
     cpu_pairs,
     cpu_splines,
     cpu_symmetric,
@@ -43,7 +46,7 @@ COUNTERPARTS = {
     "cpu_neighbors._search": "image_pairs",
     "cpu_neighbors._longer": "image_pairs",
     "neighbors._sorted": "sorted_pairs",
-    "neighbors._stable_order": "sorted_pairs",
+    "pair_rows.stable_order": "row_order",
     "neighbors._farthest_move": "farthest_move",
     "neighbors._shortest": "pair_distances",
     "cpu_pair_matrix._values": "screened_kernel",
@@ -63,6 +66,11 @@ COUNTERPARTS = {
     "cpu_structure_factor._sum_waves": "reciprocal_energy",
     "cpu_structure_factor._sum_atoms": "reciprocal_energy",
     "cpu_symmetric._add_rows": "symmetric_product",
+    "cpu_lennard_jones._pairs": "lennard_jones",
+    "cpu_molecules.bond_sum": "bond_energy",
+    "cpu_molecules.angle_sum": "angle_energy",
+    "cpu_molecules.shake": "held_distances",
+    "cpu_molecules.rattle": "held_momenta",
     "pair_rows._place_both": "rows_of_both",
     "cpu_density.density": "densities",
     "cpu_density.pull": "densities",
@@ -398,3 +406,101 @@ def test_densities_refuse_what_would_be_written_elsewhere() -> None:
     with pytest.raises(ValueError, match="must") as caught:
         cpu_density.Densities(rows, frame, frame, 1, CUTOFF, 4, 4)
     assert str(caught.value) == "l_max, radial = 4, 4 must be 0 to 3 and at least 1: choose others"
+
+
+@pytest.mark.parametrize("name", ["tilted", "left-handed"])
+def test_lennard_jones(name: str) -> None:
+    n, rng = 30, np.random.default_rng(4)
+    x, _, h, _ = brute.system(n, name)
+    types, begin = rng.integers(0, 2, n), 0.7 * CUTOFF
+    c12, c6 = (a + a.T for a in rng.uniform(1.0, 2.0, size=(2, 2, 2)))
+    polynomials = rng.normal(size=(3, 2))
+    half = neighbors.neighbor_pairs(x, h, ALL, CUTOFF + 1.0)
+    i, j, shifts = (a.astype(np.int64) for a in (half.i, half.j, half.shifts))
+    rows = cpu_lennard_jones.sorted_rows(n, i, j, shifts)
+    energy, forces, strain = cpu_lennard_jones.pair_sums(
+        x, h, rows, types, c12, c6, CUTOFF, begin, polynomials, True
+    )
+    leaves = [torch.from_numpy(a).requires_grad_() for a in (x, h)]
+    lists = [torch.from_numpy(a) for a in (i, j, shifts, types)]
+    wanted = reference.lennard_jones(
+        *leaves, *lists, *map(torch.from_numpy, (c12, c6)), CUTOFF, begin, torch.from_numpy(polynomials)
+    )
+    by_x, by_h = (g.numpy() for g in torch.autograd.grad(wanted, leaves))
+    np.testing.assert_allclose(energy, wanted.item(), rtol=1e-12)
+    np.testing.assert_allclose(forces, -by_x, rtol=1e-11, atol=1e-9)
+    np.testing.assert_allclose(strain, x.T @ by_x + h.T @ by_h, rtol=1e-11, atol=1e-9)
+
+
+def test_rows_of_lennard_jones_are_sorted() -> None:
+    x, _, h, _ = brute.system(30)
+    half = neighbors.neighbor_pairs(x, h, ALL, CUTOFF)
+    i, j, shifts = (a.astype(np.int64) for a in (half.i, half.j, half.shifts))
+    rows = cpu_lennard_jones.sorted_rows(30, i, j, shifts)
+    first = np.repeat(np.arange(30), np.diff(rows.start))
+    start, order = reference.row_order(30, first, rows.second, rows.image)
+    np.testing.assert_array_equal(rows.start, start)
+    np.testing.assert_array_equal(order, np.arange(len(i)))
+    # The same pairs, some from the other end.
+    both = [np.concatenate([a, b]) for a, b in ((i, j), (j, i), (shifts, -shifts))]
+    wanted = {(a, b, *s) for a, b, s in zip(both[0], both[1], map(tuple, both[2]))}
+    found = {(a, b, *rows.shifts[s].astype(int)) for a, b, s in zip(first, rows.second, rows.image)}
+    assert found <= wanted
+    assert len(found) == len(i)
+    assert np.ptp(np.diff(start)) < 0.7 * np.diff(start).mean()
+
+
+def molecules() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Places of eight triples of atoms, and the triples, whose atoms do not stand together."""
+    rng = np.random.default_rng(5)
+    triples = np.arange(24).reshape(3, 8).T.copy()
+    return rng.normal(size=(24, 3)), triples
+
+
+def test_bonds_and_angles() -> None:
+    x, triples = molecules()
+    k, rest = np.random.default_rng(6).uniform(1.0, 2.0, size=(2, 8))
+    leaf = torch.from_numpy(x).requires_grad_()
+    strain = torch.zeros((3, 3), dtype=torch.float64, requires_grad=True)
+    u, v = ((leaf[triples[:, e]] - leaf[triples[:, 0]]) @ (torch.eye(3) + strain) for e in (1, 2))
+    strengths = torch.from_numpy(k), torch.from_numpy(rest)
+    for wanted, sum_of in (
+        (reference.bond_energy(u, *strengths), "bonds"),
+        (reference.angle_energy(u, v, *strengths), "angles"),
+    ):
+        forces, by_strain = np.zeros_like(x), np.zeros((3, 3))
+        d, e = u.detach().numpy(), v.detach().numpy()
+        if sum_of == "bonds":
+            energy = cpu_molecules.bond_sum(d, triples[:, :2].copy(), k, rest, forces, by_strain)
+        else:
+            corners = triples[:, [1, 0, 2]].copy()
+            energy = cpu_molecules.angle_sum(d, e, corners, k, rest, forces, by_strain)
+        by_x, strained = torch.autograd.grad(wanted, (leaf, strain), retain_graph=True)
+        np.testing.assert_allclose(energy, wanted.item(), rtol=1e-12)
+        np.testing.assert_allclose(forces, -by_x.numpy(), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(by_strain, strained.numpy(), rtol=1e-10, atol=1e-12)
+
+
+def vectors_of(x: NDArray[np.float64], triples: NDArray[np.int64]) -> NDArray[np.float64]:
+    first, second, third = (x[triples[:, k]] for k in range(3))
+    return np.stack([second - first, third - first, third - second], axis=1)
+
+
+def test_rigid_triples() -> None:
+    x, triples = molecules()
+    rng = np.random.default_rng(7)
+    masses, momenta = rng.uniform(1.0, 16.0, 24), rng.normal(size=(24, 3))
+    old = vectors_of(x, triples)
+    lengths, new = np.linalg.norm(old, axis=2), x + 0.03 * rng.normal(size=x.shape)
+    found, slowed = new.copy(), momenta.copy()
+    assert (
+        cpu_molecules.shake(found, triples, old, vectors_of(new, triples), lengths, masses, 1e-14, 50) == -1
+    )
+    cpu_molecules.rattle(slowed, triples, old, masses)
+    for t, kept in zip(triples, lengths):
+        wanted = reference.held_distances(new[t], x[t], kept, masses[t])
+        np.testing.assert_allclose(found[t], wanted, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            slowed[t], reference.held_momenta(momenta[t], x[t], masses[t]), rtol=0, atol=1e-11
+        )
+    np.testing.assert_allclose(np.linalg.norm(vectors_of(found, triples), axis=2), lengths, rtol=1e-12)

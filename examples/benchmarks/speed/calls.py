@@ -18,7 +18,9 @@ from examples.benchmarks.speed.systems import Box
 from grahame.kernels import (
     cpu_density,
     cpu_fft,
+    cpu_lennard_jones,
     cpu_mesh,
+    cpu_molecules,
     cpu_neighbors,
     cpu_pair_matrix,
     cpu_pairs,
@@ -39,11 +41,16 @@ MODULES = (
     cpu_structure_factor,
     cpu_symmetric,
     cpu_density,
+    cpu_lennard_jones,
+    cpu_molecules,
     pair_rows,
 )
 ALL = (True, True, True)
 ROWS = 900  # of the symmetric matrix
-KINDS, RADIAL, L_MAX = 2, 8, 2  # of densities on the sphere
+KINDS, RADIAL, L_MAX = 2, 8, 2  # of densities on the sphere; as many types of Lennard-Jones atoms
+SWITCHED = 0.8  # of the cut-off: where Lennard-Jones begins to end
+
+Short = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,35 @@ def evaluate(box: Box, sums: Sums) -> None:
     surroundings.density(x, h[None], found)
     surroundings.pull(x, h[None], found)
     surroundings.push(x, h[None], x, h[None], found)
+    _classical(box, sums, i, j, shifts)
+
+
+def _classical(box: Box, sums: Sums, i: Short, j: Short, shifts: Short) -> None:
+    """Lennard-Jones among all atoms, molecules of the box that are flexible, and such that are rigid."""
+    x, n = box.positions, len(box.charges)
+    pairs = cpu_lennard_jones.sorted_rows(n, *(a.astype(np.int64) for a in (i, j, shifts)))
+    strength, types, begin = np.ones((KINDS, KINDS)), np.arange(n) % KINDS, SWITCHED * sums.cutoff
+    polynomials = np.ones((3, 2))
+    cpu_lennard_jones.pair_sums(
+        x, box.cell, pairs, types, strength, strength, sums.cutoff, begin, polynomials, False
+    )
+    triples = np.arange(n).reshape(-1, 3)
+    ones, forces, strain = np.ones(n), np.zeros((n, 3)), np.zeros((3, 3))
+    ends = np.concatenate([triples[:, [0, 1]], triples[:, [0, 2]]])
+    cpu_molecules.bond_sum(x[ends[:, 1]] - x[ends[:, 0]], ends, ones, ones, forces, strain)
+    u, v = (x[triples[:, k]] - x[triples[:, 0]] for k in (1, 2))
+    corners = triples[:, [1, 0, 2]]
+    cpu_molecules.angle_sum(u, v, corners, ones, ones, forces, strain)
+    old = np.stack([u, v, v - u], axis=1)
+    lengths, masses = np.linalg.norm(old, axis=2), np.tile([16.0, 1.0, 1.0], n // 3)
+    # As atoms move in a step of 1 fs at 300 K.
+    new = x + np.random.default_rng(1).normal(size=x.shape) * (0.016 / np.sqrt(masses[:, None]))
+    u, v = (new[triples[:, k]] - new[triples[:, 0]] for k in (1, 2))
+    stuck = cpu_molecules.shake(
+        new, triples, old, np.stack([u, v, v - u], axis=1), lengths, masses, 1e-13, 50
+    )
+    assert stuck < 0
+    cpu_molecules.rattle(forces, triples, old, masses)
 
 
 def marked(atoms: int) -> NDArray[np.bool_]:

@@ -208,12 +208,16 @@ KERNELS: dict[str, Counted] = {
         lambda s: Work(read=4 * s.listed + 24 * s.rows, written=4 * s.chosen, random=s.listed, among=s.n),
     ),
     "neighbors._sorted": Counted(
-        "r 4 full, b 28 full read, 20 full written, full = 2 near",
-        lambda s: Work(read=56 * s.near, written=40 * s.near, random=8 * s.near, among=8 * s.n),
+        "r full, b 24 full read, 20 full written, full = 2 near",
+        lambda s: Work(read=48 * s.near, written=40 * s.near, random=2 * s.near, among=48 * s.near),
     ),
     "neighbors._shortest": Counted(
         "f 26 n, two near pairs for three atoms",
         lambda s: Work(flops=18 * s.n, read=14 * s.n + 24 * s.n),
+    ),
+    "pair_rows.stable_order": Counted(
+        "r 2 listed, b 16 listed, of one of the keys of Lennard-Jones rows",
+        lambda s: Work(read=12 * s.listed, written=4 * s.listed, random=2 * s.listed, among=8 * s.n),
     ),
     "pair_rows._place_both": Counted(
         "r 4 full, b 20 listed read, 16 full written, full = 2 listed",
@@ -234,6 +238,37 @@ KERNELS: dict[str, Counted] = {
         lambda s: Work(
             flops=2 * (RELATIVE * s.listed + (CIRCLE + 7 * R + 40 + 35 + Y * (6 + 4 * R)) * s.near)
         ),
+    ),
+    "cpu_lennard_jones._pairs": Counted(
+        "f 11 listed + (26 + 22 beyond the switch) near, r listed + near, c 56 listed",
+        lambda s: Work(
+            flops=11 * s.listed + (26 + 22 * (1 - calls.SWITCHED**3)) * s.near,
+            read=8 * s.listed + 24 * s.n,
+            written=24 * s.n,
+            loaded=56 * s.listed + 48 * s.near,
+            stored=24 * s.near,
+            # A second atom, and what it collects if it is near.
+            random=s.listed + s.near,
+            among=24 * s.n,
+        ),
+    ),
+    "cpu_molecules.bond_sum": Counted(
+        "f 41 bonds, b 56 bonds + 48 n, two bonds for three atoms",
+        lambda s: Work(flops=41 * 2 * s.n / 3, read=56 * 2 * s.n / 3 + 24 * s.n, written=24 * s.n),
+    ),
+    "cpu_molecules.angle_sum": Counted(
+        "f 105 angles, one atan2 each, b 88 angles + 48 n, one angle for three atoms",
+        lambda s: Work(
+            flops=105 * s.n / 3, read=88 * s.n / 3 + 24 * s.n, written=24 * s.n, exponentials=s.n / 3
+        ),
+    ),
+    "cpu_molecules.shake": Counted(
+        "f (3 x 215 + 75) molecules, b 88 n read, 24 n written, three turns for one molecule, which has three atoms",
+        lambda s: Work(flops=(3 * 215 + 75) * s.n / 3, read=88 * s.n, written=24 * s.n),
+    ),
+    "cpu_molecules.rattle": Counted(
+        "f 185 molecules, b 64 n read, 24 n written, three atoms for one molecule",
+        lambda s: Work(flops=185 * s.n / 3, read=64 * s.n, written=24 * s.n),
     ),
     "cpu_symmetric._add_rows": Counted(
         "b 4 rows², f 2 rows²",
