@@ -155,16 +155,18 @@ def _largest_spacing(target: float, order: int) -> float:
     return float(np.exp(np.interp(math.log(target), integral, spacing)))
 
 
+@lru_cache(maxsize=1)
+def _real_space_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """alpha rc, and minus the logarithm of rc times the real-space integral, which depends on alpha rc alone."""
+    reach = np.linspace(0.5, 6.4, 600)
+    return reach, -np.log([real_space_integral(float(t), 1.0) for t in reach])
+
+
 def splitting_for(request: Request, cutoff: float) -> float:
     """Splitting alpha at which truncating at `cutoff` costs the real-space share of the target."""
     wanted = (_REAL_SHARE * request.accuracy / request.scale) ** 2
-    low, high = 0.5 / cutoff, 6.4 / cutoff
-    if real_space_integral(high, cutoff) > wanted:
-        return high
-    for _ in range(50):
-        middle = 0.5 * (low + high)
-        low, high = (low, middle) if real_space_integral(middle, cutoff) < wanted else (middle, high)
-    return high
+    reach, rising = _real_space_table()
+    return float(np.interp(-math.log(wanted * cutoff), rising, reach)) / cutoff
 
 
 def cutoff_for(request: Request, alpha: float) -> float:

@@ -36,7 +36,7 @@ from grahame.electrostatics.system import System
 # Largest dense matrix that "auto" factorises: 4000² numbers are 128 MB.
 _LARGEST_DENSE = 4000
 # Below this many solved atoms a new factor is cheaper than iterating on an old one.
-_ALWAYS_DENSE = 100
+_ALWAYS_DENSE = 24
 # More iterations than this say that the factor has aged.
 _AGED = 12
 _MAX_ITERATIONS = 2000

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from grahame.electrostatics import Coulomb
+from grahame.electrostatics.accuracy import Request, cutoff_for, splitting_for
 from tests.electrostatics.numerics import force_error
 from tests.systems import CELLS_3D, SLAB_GEOMETRIES, System, ions_3d, slab, supercell
 
@@ -102,3 +103,10 @@ def _only_small_factors(m: int) -> bool:
         while m % p == 0:
             m //= p
     return m == 1
+
+
+@pytest.mark.parametrize("accuracy", [1e-3, 1e-5, 1e-10])
+def test_splitting_and_cutoff_belong_together(accuracy: float) -> None:
+    request = Request(1000, 30.0 * np.eye(3), 27e3, 27e3, np.inf, accuracy)
+    for cutoff in (4.0, 9.0, 20.0):
+        assert cutoff_for(request, splitting_for(request, cutoff)) == pytest.approx(cutoff, rel=1e-5)

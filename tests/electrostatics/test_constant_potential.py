@@ -288,6 +288,16 @@ def test_a_warm_start_needs_fewer_iterations() -> None:
     assert max(counts[3:]) < counts[0]
 
 
+def test_electrodes_that_vibrate_are_iterated_on_one_factor() -> None:
+    atoms = cell_for(SLAB, repeat=3, layers=2)
+    cpm = solver(SLAB, atoms, "pme", 1e-4)
+    rng = np.random.default_rng(4)
+    for _ in range(5):
+        x = atoms.positions + 0.01 * rng.normal(size=atoms.positions.shape)
+        assert run(SLAB, replace(atoms, positions=x), cpm).iterations < 6
+    assert cpm.factorizations == 1
+
+
 @pytest.mark.parametrize("name", ["potentials in a slab", "charges in a slab", "finite field"])
 def test_mesh_charges_agree_with_the_exact_ones_within_the_accuracy(name: str) -> None:
     mode = BY_NAME[name]

@@ -205,6 +205,7 @@ def wanted(
 def measure(
     case: Case,
     names: list[str],
+    threads: list[int],
     rounds: int,
     settings: Settings,
     folder: Path,
@@ -212,7 +213,10 @@ def measure(
     quick: bool,
     say: Say,
 ) -> Row:
-    """One case: errors, times of a step and set-up times of every engine that has this boundary."""
+    """One case: errors, times of a step and set-up times of every engine that has this boundary.
+
+    On more threads the cheapest setting of each algorithm is timed.
+    """
     cell, reference = cell_with_truth(electrode_cell(case.size, case.periodic, case.moving), folder)
     file = folder / f"cell-{case.name.replace(' ', '-')}.npz"
     cell.save(file)
@@ -248,6 +252,9 @@ def measure(
                         if row:
                             rows[slot] = row
                             turns.append(Turn(slot, workers[name], slot))
+                            for count in [t for t in threads if t > 1] if k == 0 else []:
+                                more = _more(stack, name, count, file, row["setting"], title, turns)
+                                row.setdefault("threads", {})[str(count)] = more
                     if not any(slot.startswith(f"{title}#") for slot in rows):
                         charges, forces = search.best
                         rows[title] = {
@@ -269,6 +276,19 @@ def measure(
     }
 
 
+def _more(
+    stack: ExitStack, name: str, count: int, case: Path, setting: Row, title: str, turns: list[Turn]
+) -> Row:
+    """The same engine and setting on more threads."""
+    try:
+        worker = stack.enter_context(Worker(name, count))
+        worker.ask("open_cell", slot="many", case=str(case), setting=setting)
+    except Failed as failure:
+        return {"status": f"failed: {failure}"}
+    turns.append(Turn(f"{title} on {count}", worker, "many"))
+    return {"status": "measured"}
+
+
 def _opened(search: Search, setting: Row, slot: str) -> Row | None:
     """A setting ready for its turns; one with a matrix is tightened where the matrix adds an error of its own."""
     for tighter in (1.0, 0.5, 0.25) if setting.get("algorithm") == "mat_inv" else (1.0,):
@@ -288,19 +308,28 @@ def _chosen(rows: dict[str, Row], times: dict[str, Row]) -> dict[str, Row]:
             row["step"] = times.get(slot, {})
             if "wall_ms" not in row["step"]:
                 row = {"status": f"failed: {row['step'].get('failed')}"}
+        for count, more in row.get("threads", {}).items():
+            if more["status"] == "measured":
+                more["step"] = times.get(f"{name} on {count}", {})
+                if "wall_ms" not in more["step"]:
+                    more["status"] = f"failed: {more['step'].get('failed')}"
+                else:
+                    more["speedup"] = _median(row) / _median(more)
         before = out.get(name)
-        if (
-            before is None
-            or before["status"] != "measured"
-            or (row["status"] == "measured" and _median(row) < _median(before))
-        ):
+        if before is None or before["status"] != "measured":
             out[name] = row
+        elif row["status"] == "measured" and _median(row) < _median(before):
+            out[name] = row | ({"threads": before["threads"]} if "threads" in before else {})
     ours = out.get("ours", {})
     for row in out.values():
         if row["status"] == "measured" and ours.get("status") == "measured":
             row["ours_over_this"] = {
                 c: ours["step"][c]["median"] / row["step"][c]["median"] for c in ("wall_ms", "cpu_ms")
             }
+        for count, more in row.get("threads", {}).items():
+            mine = ours.get("threads", {}).get(count, {})
+            if more["status"] == mine.get("status") == "measured":
+                more["ours_over_this"] = {"wall_ms": _median(mine) / _median(more)}
     return out
 
 

@@ -173,7 +173,15 @@ def run(options: argparse.Namespace, say: Say) -> Row:
                 for periodic, moving in electrodes.CASES:
                     case = electrodes.Case(size, periodic, moving)
                     found = electrodes.measure(
-                        case, names, options.rounds, settings, folder, options.slow, options.quick, say
+                        case,
+                        names,
+                        options.threads,
+                        options.rounds,
+                        settings,
+                        folder,
+                        options.slow,
+                        options.quick,
+                        say,
                     )
                     keep(part, case.name, found)
         elif part == "setup":

@@ -62,13 +62,13 @@ def water(rows: dict[str, Row]) -> Table:
     table = _table(
         "water: energy and forces, ms of elapsed time, median (quartiles), one thread unless said",
         "atoms", "target", "engine", "error", "list kept", "new list", "ours/this kept", "new",
-        "2 threads gain", "setting",
+        "2 threads gain", "ours/this on 2", "setting",
     )  # fmt: skip
     for row in rows.values():
         for name, one in row["engines"].items():
             head = [f"{row['atoms']:,}", f"{row['target']:.0e}", _name(name)]
             if one["status"] != "measured":
-                table.add_row(*head, *["-"] * 6, one["status"])
+                table.add_row(*head, *["-"] * 7, one["status"])
                 continue
             more = one.get("threads", {}).get("2", {})
             gains = [f"{more[k]:.2f}" for k in ("speedup_kept", "speedup_new") if k in more]
@@ -80,6 +80,7 @@ def water(rows: dict[str, Row]) -> Table:
                 _ratio(one, "kept_wall_ms"),
                 _ratio(one, "new_wall_ms"),
                 "/".join(gains) or (more.get("status", "-") if more else "-"),
+                "/".join(_ratio(more, f"{k}_wall_ms") for k in ("kept", "new")) if gains else "-",
                 one["label"],
             )
         table.add_section()
@@ -89,22 +90,26 @@ def water(rows: dict[str, Row]) -> Table:
 def electrodes(rows: dict[str, Row]) -> Table:
     """Constant-potential steps."""
     table = _table(
-        "electrodes: charges and forces of one more step, ms of elapsed time, one thread",
-        "atoms", "cell", "engine", "charge error", "force error eV/Å", "step", "ours/this", "set-up s", "setting",
+        "electrodes: charges and forces of one more step, ms of elapsed time, one thread unless said",
+        "atoms", "cell", "engine", "charge error", "force error eV/Å", "step", "ours/this", "2 threads gain",
+        "ours/this on 2", "set-up s", "setting",
     )  # fmt: skip
     for row in rows.values():
         cell = f"{row['boundary']}, {'moving' if row['moving'] else 'rigid'}"
         for name, one in row["engines"].items():
             head = [f"{row['atoms']:,}", cell, _name(name)]
             if one["status"] != "measured":
-                table.add_row(*head, *["-"] * 5, one["status"])
+                table.add_row(*head, *["-"] * 7, one["status"])
                 continue
+            more = one.get("threads", {}).get("2", {})
             table.add_row(
                 *head,
                 f"{one['charge_error']:.1e}",
                 f"{one['force_error']:.1e}",
                 _spread(one["step"]["wall_ms"]),
                 _ratio(one, "wall_ms"),
+                f"{more['speedup']:.2f}" if "speedup" in more else more.get("status", "-"),
+                _ratio(more, "wall_ms"),
                 f"{one['set_up_s']:.2f}",
                 one["label"],
             )

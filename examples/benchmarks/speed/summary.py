@@ -48,10 +48,10 @@ def judged(results: Row) -> list[Row]:
         if target is None:
             continue
         seen_water.add((row["size"], row["target"]))
-        ratios = row["engines"].get("lammps", {}).get("ours_over_this", {})
-        for mode, words in MODES.items():
-            named = replace(target, name=f"{target.name}, {words}")
-            out.append(targets.judge(named, ratios.get(f"{mode}_wall_ms")))
+        for threads, ratios in _ratios(row, "lammps"):
+            for mode, words in MODES.items():
+                named = replace(target, name=f"{target.name}, {words}{threads}")
+                out.append(targets.judge(named, ratios.get(f"{mode}_wall_ms")))
     for size in ("12k", "48k"):
         for accuracy in (1e-4, 1e-6):
             target = targets.water_target(size, accuracy)
@@ -67,6 +67,17 @@ def judged(results: Row) -> list[Row]:
     return out
 
 
+def _ratios(row: Row, peer: str) -> list[tuple[str, Row]]:
+    """Our times over a peer's on one thread, and on as many more as both were measured on."""
+    found = row["engines"].get(peer, {})
+    more = [
+        (f", {count} threads", held["ours_over_this"])
+        for count, held in found.get("threads", {}).items()
+        if held.get("ours_over_this")
+    ]
+    return [("", found.get("ours_over_this", {})), *more]
+
+
 def _electrodes(results: Row) -> list[Row]:
     rows = list(results.get("electrodes", {}).values())
     out = []
@@ -75,13 +86,11 @@ def _electrodes(results: Row) -> list[Row]:
         (targets.FINITE_FIELD, "finite-field", False, "openmm Matrix"),
         (targets.MOVING_SLAB, "slab", True, "lammps cg"),
     ):
-        some = [
-            (row["atoms"], row["engines"].get(peer, {}).get("ours_over_this", {}).get("wall_ms"))
-            for row in rows
-            if row["boundary"] == boundary and row["moving"] == moving
-        ]
-        for atoms, ratio in some:
-            out.append(targets.judge(replace(target, name=f"{target.name}, {atoms:,} atoms"), ratio))
+        some = [row for row in rows if row["boundary"] == boundary and row["moving"] == moving]
+        for row in some:
+            for threads, ratios in _ratios(row, peer):
+                name = f"{target.name}, {row['atoms']:,} atoms{threads}"
+                out.append(targets.judge(replace(target, name=name), ratios.get("wall_ms")))
         if not some:
             out.append(targets.judge(target, None))
     return out

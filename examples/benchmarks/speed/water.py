@@ -199,6 +199,13 @@ def _chosen(rows: dict[str, Row], times: dict[str, Row]) -> dict[str, Row]:
                 for mode in ("kept", "new")
                 for clock in ("wall_ms", "cpu_ms")
             }
+        for count, more in row.get("threads", {}).items():
+            mine = ours.get("threads", {}).get(count, {})
+            more["ours_over_this"] = {
+                f"{mode}_wall_ms": mine[mode]["wall_ms"]["median"] / more[mode]["wall_ms"]["median"]
+                for mode in ("kept", "new")
+                if "wall_ms" in mine.get(mode, {}) and "wall_ms" in more[mode]
+            }
     return out
 
 
