@@ -60,7 +60,13 @@ def entry(value: Any, index: int, single: int) -> Any:
 
 
 def stack(values: list[Any]) -> Any:
-    """Stack the results of a batch, whatever their kind."""
+    """Stack the results of a batch, whatever their kind.
+
+    Raises:
+        ValueError: for none.
+    """
+    if not values:
+        raise ValueError("batch = 0 systems must hold at least one: pass the systems, one after the other")
     if values[0] is None:
         return None
     if isinstance(values[0], Tensor):

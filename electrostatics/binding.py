@@ -168,7 +168,7 @@ class Binder:
         if slab_like and self.settings.vacuum != "auto":
             # Beyond this the images overlap: the next call must come back here and be refused.
             room = min(room, math.nextafter(float(cells.height(h)) + float(self.settings.vacuum), 0.0))
-        padding = self._padding(h, extent) if slab_like else 0.0
+        padding = self._padding(h, extent, widest) if slab_like else 0.0
         k_cell = cells.extend_along_normal(h, padding)
         method = self.settings.method
         if method == "auto":
@@ -196,7 +196,7 @@ class Binder:
         found = replace(found, padding=padding, backend=self.settings.ewald_backend)
         return Plan(found, frame, len(x), widest, room)
 
-    def _padding(self, h: Tensor, extent: float) -> float:
+    def _padding(self, h: Tensor, extent: float, widest: float) -> float:
         length = float(cells.height(h))
         if self.settings.vacuum != "auto":
             padding = float(self.settings.vacuum)
@@ -208,7 +208,7 @@ class Binder:
             return padding
         g = cells.smallest_in_plane_reciprocal(h)
         target = 1e-13 if self.settings.method == "exact" else self.settings.accuracy
-        gap = slab.gap_for(max(target, 1e-13), g)
+        gap = slab.gap_for(max(target, 1e-13), g, widest)
         # The cell is kept a whole number of Å longer, so that small strains do not change the choice.
         return float(math.ceil(extent + _ROOM + gap - length))
 
@@ -262,7 +262,9 @@ class Binder:
         return self._on_device.pairs(pairs, device)
 
     def off_centre(self, points: Tensor, x: Tensor, h: Tensor | None, s: Tensor) -> Tensor:
-        """Probes with those on a Gaussian's centre moved by 3e-6 Å, where the potential is flat.
+        """How far to go (m,3) from probes on a Gaussian's centre, to both sides, for their mean potential; 0 elsewhere.
+
+        Not so near that differences of large terms lose digits, nor so far that the Gaussian's own potential changes.
 
         Raises:
             ValueError: for a probe on a point charge.
@@ -278,8 +280,8 @@ class Binder:
                         f"points[{j - len(x)}] must not lie on the point charge of atom {i}: the potential is infinite there; "
                         "move the point, or give the charge a width"
                     )
-                moved[j - len(x), 0] = 3e-6
-        return points + moved.to(points.device)
+                moved[j - len(x), 0] = min(3e-6, 1e-5 * float(s[i]))
+        return moved.to(points.device)
 
     def _half_waves(self, p: Parameters, device: torch.device) -> Tensor:
         """Waves of the Ewald sum: a list of the cell the parameters were chosen for, so that it does not

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+SLABS = ("slab", "slab-exact")
 PERIODIC = {
     "3d": (True, True, True),
     "finite-field": (True, True, True),

@@ -25,7 +25,15 @@ def to_tensor(value: Any, like: Tensor | None = None) -> Tensor:
     """Float64 tensor of numpy, sequence or torch input, on the device of `like`; a graph is kept."""
     if isinstance(value, Tensor):
         return value.to(torch.float64) if like is None else value.to(like.device, torch.float64)
-    tensor = torch.as_tensor(np.asarray(value, dtype=np.float64))
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"array of type {array.dtype} must hold real numbers: check what is passed, and that its rows are equally long"
+        )
+    array = array.astype(np.float64, copy=False)
+    # Torch takes neither arrays that run backwards nor such that must not be written to.
+    backwards = any(step < 0 for step in array.strides)
+    tensor = torch.as_tensor(array.copy() if backwards or not array.flags.writeable else array)
     return tensor if like is None else tensor.to(like.device)
 
 
@@ -108,7 +116,8 @@ def cell_of(value: Any, boundary: str, like: Tensor) -> Tensor | None:
     if boundary == "open":
         if value is not None and bool(torch.any(to_tensor(value, like) != 0)):
             raise ValueError(
-                'cell must be None with boundary = "open": nothing repeats there; use "3d" or "slab" for a cell'
+                f'cell = {to_tensor(value, like).tolist()} Å must be None with boundary = "open": nothing repeats there; '
+                'use "3d" or "slab" for a cell'
             )
         return None
     if value is None:

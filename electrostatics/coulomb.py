@@ -248,7 +248,10 @@ class Coulomb:
         kind = Kind(points, positions, charges, cell, smearing, field, displacement, dtype=self.dtype)
         x, h, s = self._checked(positions, cell, smearing, kind)
         q = checks.per_atom("charges", charges, len(x), "e", x)
-        p = self._binder.off_centre(checks.positions_of(points, x.device), x, h, s)
+        p = checks.positions_of(points, x.device)
+        aside = self._binder.off_centre(p, x, h, s)
+        between = aside.any(1).nonzero()[:, 0]
+        asked, p = len(p), torch.cat([p + aside, p[between] - aside[between]])
         e_field, d_field = self.check_fields(q, h, field, displacement)
         all_x = torch.cat([x, p])
         all_q = torch.cat([q, q.new_zeros(len(p))])
@@ -260,7 +263,9 @@ class Coulomb:
             energy = self.bind(all_x, h, all_s, None, probes=len(p)).energy(leaf_q)
             energy = energy + self.field_energy(all_x, leaf_q, h, e_field, d_field)
             (potential,) = torch.autograd.grad(energy, leaf_q, create_graph=track)
-        return kind.out(potential[len(x) :], track)
+        first, second = potential[len(x) : len(x) + asked], potential[len(x) + asked :]
+        found = first.index_put((between,), 0.5 * (first[between] + second))
+        return kind.out(found, track)
 
     def matrix(
         self,
@@ -355,7 +360,8 @@ class Coulomb:
         """-E.M of a given field, or the part of constant displacement that is not in K, in eV."""
         energy = x.new_zeros(())
         if field is not None:
-            energy = energy + (q * fields.external_potential(x, field)).sum()
+            acting = fields.turning(field, h) if self.boundary in cells.SLABS and h is not None else field
+            energy = energy + (q * fields.external_potential(x, acting)).sum()
         if self.boundary == "displacement" and displacement is not None:
             assert h is not None
             moment = (q * (x @ cells.normal(h))).sum()
@@ -404,7 +410,7 @@ class Coulomb:
                 )
         elif displacement is not None:
             raise ValueError(
-                f'displacement must be left out with boundary = "{self.boundary}": use boundary = "displacement"'
+                f'displacement = {displacement} V/Å must be left out with boundary = "{self.boundary}": use boundary = "displacement"'
             )
         else:
             d_field = None
@@ -418,7 +424,7 @@ class Coulomb:
                 raise ValueError(
                     f'field = {e_field.tolist()} V/Å must be left out with boundary = "{self.boundary}": there the field {what}'
                 )
-            if self.boundary in ("slab", "slab-exact"):
+            if self.boundary in cells.SLABS:
                 assert h is not None
                 n = cells.normal(h.detach())
                 along = float((e_field.detach() @ n).abs())

@@ -72,8 +72,18 @@ class Electrode:
         return f"Electrode({len(self)} atoms, {held})"
 
 
+def check_types(electrodes: Sequence[Any]) -> None:
+    """Refuse what is no electrode."""
+    for g, electrode in enumerate(electrodes):
+        if not isinstance(electrode, Electrode):
+            raise ValueError(
+                f"electrodes[{g}] = {electrode!r} must be an Electrode: pass Electrode(indices, potential=...)"
+            )
+
+
 def check_electrodes(electrodes: Sequence[Electrode]) -> None:
-    """Refuse an empty list and atoms that belong to two electrodes."""
+    """Refuse what is no electrode, an empty list, and atoms that belong to two electrodes."""
+    check_types(electrodes)
     if len(electrodes) == 0:
         raise ValueError(
             "electrodes = [] must hold at least one Electrode: use Coulomb if nothing is solved for"
@@ -83,7 +93,8 @@ def check_electrodes(electrodes: Sequence[Electrode]) -> None:
         for index in electrode.indices.tolist():
             if index in owner:
                 raise ValueError(
-                    f"atom {index} must belong to one electrode: it is in electrodes {owner[index]} and {g}; remove it from one of them"
+                    f"electrodes[{g}] = atom {index} must belong to one electrode: it is in electrodes[{owner[index]}] too; "
+                    "remove it from one of them"
                 )
             owner[index] = g
 
@@ -95,7 +106,7 @@ def check_indices(electrodes: Sequence[Electrode], atoms: int) -> None:
         if outside.any():
             index = int(electrode.indices[np.argmax(outside)])
             raise ValueError(
-                f"index {index} of electrode {g} must lie between 0 and {atoms - 1}: the system has {atoms} atoms"
+                f"electrodes[{g}] = atom {index} must lie between 0 and {atoms - 1}: the system has {atoms} atoms; correct the indices"
             )
 
 

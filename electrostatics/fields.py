@@ -1,6 +1,6 @@
 """Uniform fields: given, following two electrodes, or at constant displacement.
 
-    given field E            -E.M,  M = sum q r
+    given field E            -E.M,  M = sum q r; in a slab E = (E.n) n turns with the surface
     finite field             E = -(psi_top - psi_bot) n/L, and -V E²/(8 pi k)
     displacement D (= D/eps0, V/Å)   V/(8 pi k) (D - 4 pi k M.n/V)² = V D²/(8 pi k) - D M.n + (2 pi k/V) (M.n)²
 
@@ -22,6 +22,15 @@ from grahame.electrostatics.slab import Plane
 def external_potential(positions: Tensor, field: Tensor) -> Tensor:
     """Potential -E.r of a uniform field E (3,) in V/Å at each atom, (n,) in V."""
     return -(positions @ field)
+
+
+def turning(field: Tensor, cell: Tensor) -> Tensor:
+    """The field (3,) of a slab, which turns with its surface: a strain holds the component along the normal.
+
+    Held in space instead, a field would act within a sheared surface, on a dipole that depends on the images of the atoms.
+    """
+    n = cells.normal(cell)
+    return field + (field @ n.detach()) * (n - n.detach())
 
 
 def polarization_energy(charges: Tensor, plane: Plane) -> Tensor:

@@ -137,7 +137,8 @@ class Problem:
         if along is None:
             along = self.displacement
         if along is None:
-            return self.field
+            turns = self.field is not None and h is not None and self.boundary in cells.SLABS
+            return fields.turning(self.field, h) if turns else self.field
         assert h is not None
         uniform = along * cells.normal(h)
         return uniform if self.field is None else uniform + self.field

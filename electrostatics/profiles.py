@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
+from grahame.electrostatics import cells
 from grahame.electrostatics.arrays import numbers
 from grahame.electrostatics.units import COULOMB_CONSTANT
 
@@ -37,7 +38,7 @@ __all__ = ["PlanarCharges", "PlanarProfiles", "planar_charges", "planar_profiles
 
 Array = NDArray[np.float64]
 
-PLANAR = ("slab", "slab-exact")
+PLANAR = cells.SLABS
 PERIODIC = ("3d", "finite-field", "displacement")
 _REACH = 8.5  # erfc(8.5/sqrt2) = 2e-17: further away a Gaussian is a point
 _CHUNK = 2_000_000  # numbers per temporary array

@@ -7,7 +7,8 @@ With n = a x b/|a x b|, z = r.n, M = sum q z, Q = sum q and V, L the volume and 
 
 The s² of the two cancel, so a slab has one answer whatever the convention of the background. For a neutral
 or charged slab of extent h the slab sum differs from the exact two-dimensional one by terms that decay as
-exp(-g (L - h)), g the shortest reciprocal vector of the surface cell: the padding follows from that law.
+exp(-g (L - h)), g the shortest reciprocal vector of the surface cell, and, where Gaussians of two images overlap, as
+exp(-(L - h)²/4s²): the padding follows from these laws.
 
 Sources: Yeh and Berkowitz, J. Chem. Phys. 111, 3155 (1999); Ballenegger, Arnold and Cerda, J. Chem. Phys.
 131, 094107 (2009) for the charged slab.
@@ -26,9 +27,13 @@ from grahame.electrostatics import cells
 _PREFACTOR = 10.0
 
 
-def gap_for(accuracy: float, shortest_reciprocal: float) -> float:
-    """Empty height L - h in Å that the periodic images need: ln(prefactor/accuracy)/g."""
-    return math.log(_PREFACTOR / accuracy) / shortest_reciprocal
+def gap_for(accuracy: float, shortest_reciprocal: float, widest: float) -> float:
+    """Empty height L - h in Å that the periodic images need: ln(prefactor/accuracy)/g, and 2 s sqrt(ln(prefactor/accuracy)).
+
+    A wave of Gaussians of both widths s decays as that of points where they no longer overlap.
+    """
+    digits = math.log(_PREFACTOR / accuracy)
+    return max(digits / shortest_reciprocal, 2.0 * widest * math.sqrt(digits))
 
 
 @dataclass(frozen=True)

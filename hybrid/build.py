@@ -34,6 +34,7 @@ FACETS = ("111", "100")
 WATER_MASS = 18.01528  # g/mol
 _LITRE = 1e27  # Å³
 _CM3 = 1e24  # Å³
+_DENSEST = 2.0  # g/cm³; beyond it, packing would try for long before it fails
 
 
 @dataclass(frozen=True)
@@ -253,6 +254,12 @@ def _amounts(
         raise ValueError(
             f"water_density = {density:g} g/cm³ must give at least one molecule in {volume:.0f} Å³, not "
             f"{exact_water:.2f}: enlarge the cell or use 0 for none"
+        )
+    found = n_water * WATER_MASS / AVOGADRO / volume * _CM3
+    if found > _DENSEST:
+        raise ValueError(
+            f"water_density = {found:g} g/cm³ ({n_water} molecules in {volume:.0f} Å³) must be at most {_DENSEST:g} g/cm³, as no "
+            "liquid water is denser: give g/cm³, or fewer molecules"
         )
     if pairs is None and n_pairs == 0 and concentration > 0.0:
         raise ValueError(

@@ -14,6 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from grahame.electrostatics import Coulomb, Electrode
+from grahame.electrostatics.electrodes import check_types
 from grahame.hybrid.automatic import Automatic
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.potential import HybridPotential, HybridResult
@@ -128,6 +129,11 @@ class HybridCalculator(Calculator):
         potentials: Any = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        if coulomb is not None and not isinstance(coulomb, Coulomb):
+            raise ValueError(
+                f"coulomb = {coulomb!r} must be a Coulomb: write e.g. Coulomb('slab', accuracy=1e-5)"
+            )
+        check_types(electrodes or ())
         self._terms: dict[str, Any] = {
             "field": field,
             "displacement": displacement,

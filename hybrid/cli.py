@@ -6,6 +6,7 @@ Only typer is imported here; everything heavy is imported by the command that ne
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import traceback
@@ -85,8 +86,10 @@ def build(
         typer.Option(help="Surface cells along x and y (along y even for 111), layers per electrode."),
     ] = (8, 8, 3),
     gap: Annotated[float, typer.Option(help="Distance of the facing metal layers, Å.")] = 27.0,
-    density: Annotated[float, typer.Option(help="Water density, g/cm³.")] = 0.997,
-    concentration: Annotated[float, typer.Option(help="NaCl concentration, mol/L.")] = 1.0,
+    density: Annotated[float | None, typer.Option(help="Water density, g/cm³ [default: 0.997].")] = None,
+    concentration: Annotated[
+        float | None, typer.Option(help="NaCl concentration, mol/L [default: 1.0].")
+    ] = None,
     waters: Annotated[int | None, typer.Option(help="Number of molecules, instead of --density.")] = None,
     ion_pairs: Annotated[int | None, typer.Option(help="Number of ion pairs, not --concentration.")] = None,
     film: Annotated[
@@ -105,6 +108,16 @@ def build(
     from grahame.hybrid.files import check_target
 
     check_target(output, overwrite)
+    for name, value, count_name, count in (
+        ("density", density, "waters", waters),
+        ("concentration", concentration, "ion-pairs", ion_pairs),
+    ):
+        if value is not None and count is not None:
+            raise ValueError(
+                f"{name} = {value:g} must be left out beside --{count_name} {count}: one of them says it; give one"
+            )
+    density = 0.997 if density is None else density
+    concentration = 1.0 if concentration is None else concentration
     atoms = build_cell(
         surface, size, gap, density, concentration, film=film, vacuum=vacuum, periodic=periodic,
         waters=waters, ion_pairs=ion_pairs, seed=seed,
@@ -360,10 +373,25 @@ def _explained(error: Exception) -> tuple[str, int]:
     if type(error).__name__ == "Abort":
         return "interrupted; what was written so far is kept", 130
     if isinstance(error, OSError) and error.strerror:
-        return f"file = {error.filename} must be accessible: {error.strerror.lower()}", 1
+        where = error.filename or "the output"
+        return (
+            f"file = {where} must be accessible: {error.strerror.lower()}; {_REMEDIES.get(error.errno, _CHECK)}",
+            1,
+        )
     if isinstance(error, ValueError | OSError | RuntimeError | ImportError):
         return str(error), 1
     return f"unexpected {type(error).__name__}: {error}; run again with --debug and report it", 70
+
+
+_CHECK = "check its name and folder"
+_REMEDIES = {
+    errno.ENOSPC: "free some space; a run continues with --restart",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "change its permissions or choose another folder",
+    errno.EEXIST: "choose another name, a file has this one",
+    errno.ENOTDIR: "choose another folder, a part of this name is a file",
+    errno.EISDIR: "name a file in this folder",
+}
 
 
 def _fail(sentence: str, code: int) -> None:

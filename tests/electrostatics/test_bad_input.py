@@ -135,7 +135,7 @@ OPERATOR: dict[str, Case] = {
     ),
     "cell in the open": (
         lambda: evaluate("open"),
-        'cell must be None with boundary = "open": nothing repeats there; use "3d" or "slab" for a cell',
+        f'cell = {CELL.tolist()} Å must be None with boundary = "open": nothing repeats there; use "3d" or "slab" for a cell',
     ),
     "width that the cut-off cannot carry": (
         lambda: evaluate(smearing=np.full(4, 2.0), method="ewald", cutoff=6.0),
@@ -169,7 +169,7 @@ OPERATOR: dict[str, Case] = {
     ),
     "displacement elsewhere": (
         lambda: evaluate("slab", displacement=0.1),
-        'displacement must be left out with boundary = "slab": use boundary = "displacement"',
+        'displacement = 0.1 V/Å must be left out with boundary = "slab": use boundary = "displacement"',
     ),
     "field in the plane of a slab": (
         lambda: evaluate("slab", field=np.array([0.1, 0, 0])),
@@ -223,15 +223,15 @@ ELECTRODES: dict[str, Case] = {
     ),
     "overlapping electrodes": (
         lambda: solve(electrodes=[Electrode([0, 1], potential=0.0), Electrode([1, 2], potential=1.0)]),
-        "atom 1 must belong to one electrode: it is in electrodes 0 and 1; remove it from one of them",
+        "electrodes[1] = atom 1 must belong to one electrode: it is in electrodes[0] too; remove it from one of them",
     ),
     "index out of range": (
         lambda: solve(electrodes=[Electrode([0, 1], potential=0.0), Electrode([2, 7], potential=1.0)]),
-        "index 7 of electrode 1 must lie between 0 and 3: the system has 4 atoms",
+        "electrodes[1] = atom 7 must lie between 0 and 3: the system has 4 atoms; correct the indices",
     ),
     "negative index": (
         lambda: solve(electrodes=[Electrode([-1], potential=0.0), Electrode([2], potential=1.0)]),
-        "index -1 of electrode 0 must lie between 0 and 3: the system has 4 atoms",
+        "electrodes[0] = atom -1 must lie between 0 and 3: the system has 4 atoms; correct the indices",
     ),
     "width 0 on solved atoms": (
         lambda: solve(widths=0.0),

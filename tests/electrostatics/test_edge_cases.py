@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, ThermoPotentiostat
+from grahame.electrostatics.units import COULOMB_CONSTANT
 
 PLATES = np.array([[0.0, 0, 1], [2.9, 0, 1], [0, 2.9, 1], [2.9, 2.9, 1]])
 IONS = np.array([[1.0, 1, 5], [3, 3, 7]])
@@ -28,6 +29,62 @@ def test_the_potential_on_a_gaussians_centre_is_the_limit_from_nearby(boundary: 
         coulomb.potential_at(X[:2] + np.array([d, 0, 0]), X, Q, cell, smearing=0.5) for d in (1e-3, -1e-3)
     ]
     np.testing.assert_allclose(on, np.mean(sides, axis=0), atol=1e-5)
+
+
+def test_the_potential_on_a_gaussians_centre_has_all_its_digits() -> None:
+    x, width = np.array([[0.0, 0, 0], [1.5, 0.2, 0.1]]), 0.4
+    coulomb = Coulomb("open")
+    found = coulomb.potential_at(x[:1], x, np.array([1.0, -0.7]), None, smearing=np.array([width, 0.0]))
+    own = np.sqrt(2 / np.pi) / width
+    wanted = coulomb.coulomb_constant * (own - 0.7 / np.linalg.norm(x[1]))
+    np.testing.assert_allclose(found, [wanted], rtol=0, atol=2e-9)
+
+
+@pytest.mark.parametrize("width", [1.0, 3.0])
+@pytest.mark.parametrize("method", ["exact", "ewald", "pme"])
+def test_padding_carries_wide_gaussians_in_narrow_cells(method: str, width: float) -> None:
+    x, q, cell = np.array([[0.0, 0, 1], [1, 1, 2.5]]), np.array([0.5, -0.5]), np.diag([3.0, 3.0, 5.0])
+    found = Coulomb("slab", method, 1e-6)(x, q, cell, smearing=width)
+    truth = Coulomb("slab-exact")(x, q, cell, smearing=width)
+    typical = COULOMB_CONSTANT * 0.25 * (2 / 45.0) ** (2 / 3)
+    assert np.abs(found.forces - truth.forces).max() < 1e-6 * typical
+    assert found.energy == pytest.approx(truth.energy, abs=1e-5)
+
+
+def test_in_a_field_the_stress_of_a_slab_does_not_know_the_images_of_its_atoms() -> None:
+    coulomb, field = Coulomb("slab", "ewald", 1e-10), np.array([0, 0, 0.1])
+    moved = X + np.array([0, 0, 0, 0, 1, -2])[:, None] * H[0] + np.array([0, 1, 0, 0, 0, 0])[:, None] * H[1]
+    one, two = (coulomb(x, Q, H, field=field, stress=True).stress for x in (X, moved))
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-10)
+
+
+def test_arrays_may_run_backwards_and_be_read_only(recwarn: pytest.WarningsRecorder) -> None:
+    coulomb = Coulomb("slab", "ewald")
+    locked = X.copy()
+    locked.flags.writeable = False
+    energy = coulomb(X, Q, H).energy
+    assert coulomb(X[::-1], Q[::-1], H).energy == pytest.approx(energy, rel=1e-12)
+    assert coulomb(locked, Q, H).energy == energy
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("positions", "kind"), [(X + 1j, "complex128"), (X.astype(str), "<U32")])
+def test_positions_that_are_no_real_numbers_are_refused(positions: np.ndarray, kind: str) -> None:
+    with refused(
+        f"array of type {kind} must hold real numbers: check what is passed, and that its rows are equally long"
+    ):
+        Coulomb("slab", "ewald")(positions, Q, H)
+
+
+def test_an_empty_batch_is_refused() -> None:
+    message = "batch = 0 systems must hold at least one: pass the systems, one after the other"
+    with refused(message):
+        Coulomb("slab", "ewald")(X[None][:0], Q[None][:0], H)
+    solver = ConstantPotential(
+        [Electrode([0, 1, 2, 3], potential=0.0)], Coulomb("slab", "ewald"), smearing=0.5
+    )
+    with refused(message):
+        solver.solve(X[None][:0], Q[None][:0], H)
 
 
 @pytest.mark.parametrize(("boundary", "method"), BOUNDARIES)

@@ -56,7 +56,7 @@ ANSWERS = [
     (
         "overlapping electrodes",
         1,
-        "atom 3 must belong to one electrode: it is in electrodes 0 and 1; remove it from one of them",
+        "electrodes[1] = atom 3 must belong to one electrode: it is in electrodes[0] too; remove it from one of them",
     ),
     (
         "electrode without atoms",
@@ -307,9 +307,20 @@ ANSWERS = [
     (
         "too dense",
         1,
-        "water_density = 2.990 g/cm³ with 1 ion pairs must leave the molecules their smallest "
-        "distances: 105 molecules do not fit between z = 7.7 and 14.3 Å; widen the gap, or lower the "
+        "water_density = 1.908 g/cm³ with 1 ion pairs must leave the molecules their smallest "
+        "distances: 67 molecules do not fit between z = 7.7 and 14.3 Å; widen the gap, or lower the "
         "density or the concentration",
+    ),
+    (
+        "density in kg/m³",
+        1,
+        "water_density = 997.001 g/cm³ (370419 molecules in 11114 Å³) must be at most 2 g/cm³, as no liquid water is "
+        "denser: give g/cm³, or fewer molecules",
+    ),
+    (
+        "density twice",
+        1,
+        "density = 1 must be left out beside --waters 50: one of them says it; give one",
     ),
     ("file exists", 1, "output = cell.extxyz must not exist yet: choose another name or add --overwrite"),
     ("no such folder", 1, "output = new/cell.extxyz must be in an existing folder: create new first"),

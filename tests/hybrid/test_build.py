@@ -210,10 +210,15 @@ def test_a_cell_survives_a_file(tmp_path: Any) -> None:
             "ions and place them yourself",
         ),
         (
-            {"water_density": 3.0},
-            "water_density = 2.998 g/cm³ with 1 ion pairs must leave the molecules their smallest distances: "
-            "163 molecules do not fit between z = 10.1 and 21.7 Å; widen the gap, or lower the density or "
+            {"water_density": 1.9},
+            "water_density = 1.894 g/cm³ with 1 ion pairs must leave the molecules their smallest distances: "
+            "103 molecules do not fit between z = 10.1 and 21.7 Å; widen the gap, or lower the density or "
             "the concentration",
+        ),
+        (
+            {"water_density": 997.0},
+            "water_density = 997.006 g/cm³ (54206 molecules in 1626 Å³) must be at most 2 g/cm³, as no liquid water "
+            "is denser: give g/cm³, or fewer molecules",
         ),
     ],
 )

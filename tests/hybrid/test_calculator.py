@@ -11,7 +11,7 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.io import read, write
 from ase.io.trajectory import Trajectory
 
-from grahame.electrostatics import Electrode
+from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid.calculator import HybridCalculator
 from tests.hybrid.small_cells import calculator, small_cell
 
@@ -57,6 +57,8 @@ ENSEMBLES = {
         {"displacement": 0.05, "electrodes": [Electrode(np.arange(8), charge=0.0)]},
     ),
     "no electrodes": ("slab", {"electrodes": []}),
+    "a field": ("slab", {"field": 0.05}),
+    "a field without electrodes": ("slab", {"field": 0.05, "electrodes": []}),
 }
 
 
@@ -280,3 +282,21 @@ def test_the_package_imports_without_its_heavy_parts() -> None:
     import grahame.hybrid
 
     assert grahame.hybrid.HybridCalculator is HybridCalculator
+
+
+def test_what_is_no_operator_and_no_electrode_is_refused() -> None:
+    atoms = ready()
+    short_range = atoms.calc.potential.short_range
+    for options, message in (
+        (
+            {"coulomb": "slab"},
+            "coulomb = 'slab' must be a Coulomb: write e.g. Coulomb('slab', accuracy=1e-5)",
+        ),
+        (
+            {"coulomb": Coulomb("slab"), "electrodes": [0, 1]},
+            "electrodes[0] = 0 must be an Electrode: pass Electrode(indices, potential=...)",
+        ),
+    ):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+            HybridCalculator(short_range, **options)
+        assert str(caught.value) == message
