@@ -137,8 +137,9 @@ class Problem:
         if along is None:
             along = self.displacement
         if along is None:
-            turns = self.field is not None and h is not None and self.boundary in cells.SLABS
-            return fields.turning(self.field, h) if turns else self.field
+            if self.field is None or h is None or self.boundary not in cells.SLABS:
+                return self.field
+            return fields.turning(self.field, h)
         assert h is not None
         uniform = along * cells.normal(h)
         return uniform if self.field is None else uniform + self.field

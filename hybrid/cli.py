@@ -375,7 +375,7 @@ def _explained(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.strerror:
         where = error.filename or "the output"
         return (
-            f"file = {where} must be accessible: {error.strerror.lower()}; {_REMEDIES.get(error.errno, _CHECK)}",
+            f"file = {where} must be accessible: {error.strerror.lower()}; {_REMEDIES.get(error.errno or 0, _CHECK)}",
             1,
         )
     if isinstance(error, ValueError | OSError | RuntimeError | ImportError):
