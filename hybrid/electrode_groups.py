@@ -12,15 +12,11 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from grahame.electrostatics import Electrode
-from grahame.hybrid.unwrap import BOND_FACTOR
+from grahame.hybrid.bonds import BOND_FACTOR, NO_METALS
 from grahame.kernels.neighbors import neighbor_pairs
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-_NO_METALS = frozenset(
-    "H He B C N O F Ne Si P S Cl Ar Ge As Se Br Kr Te I Xe At Rn Ts Og".split()  # noqa: SIM905 - reads better
-)
 
 
 def metallic(elements: Collection[str], formal: Collection[float]) -> list[str]:
@@ -29,7 +25,7 @@ def metallic(elements: Collection[str], formal: Collection[float]) -> list[str]:
     Args:
         elements: chemical symbols; formal: formal charge of each, e. A metal with one (Na⁺) is an ion here.
     """
-    return [e for e, q in zip(elements, formal) if e not in _NO_METALS and q == 0.0]
+    return [e for e, q in zip(elements, formal) if e not in NO_METALS and q == 0.0]
 
 
 def connected_slabs(atoms: Atoms, elements: Collection[str]) -> list[Ints]:

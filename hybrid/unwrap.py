@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
+from grahame.hybrid.bonds import BOND_FACTOR, NO_METALS
 from grahame.kernels.neighbors import neighbor_pairs
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-BOND_FACTOR = 1.3  # longest bond / sum of covalent radii: 1.26 Å for O-H, 3.5 Å for Au-Au
 TOUCH = 3.5  # Å; electrolyte closer than this to other atoms is in contact with them
+LAYER = 1.0  # Å; atoms of one metal layer lie less apart along the normal
 NEAR = 4.0  # Å; matter closer than this along the normal is a molecule's surroundings
 # Ions that touch water closer than covalent radii add up without being bonded to it.
 _NEVER_BONDED = frozenset([3, 11, 19, 37, 55, 4, 12, 20, 38, 56])
@@ -46,6 +47,8 @@ def image_shifts(
     2. A molecule outside the electrodes that has exactly one image between them moves there.
     3. A cut molecule that this does not place goes to the side where its surroundings are.
     With boundary "displacement" only 1. applies: there the boundary may lie in the electrolyte.
+    Where c does not repeat (not `wrapped`), metal that a short c brings into contact with itself stays as it is: fragments
+    without end, and metal of which each part has several layers.
 
     Args:
         positions: (n, 3) Å.
@@ -80,7 +83,7 @@ def image_shifts(
     if outside_possible or (
         cut_possible and _cut_bonds(positions, numbers, cell, owner, height, reach / abs(length))
     ):
-        shifts = _resolve(positions, numbers, cell, owner, boundary, height, abs(length), reach)
+        shifts = _resolve(positions, numbers, cell, owner, boundary, height, abs(length), reach, wrapped)
     if touch_possible:
         _refuse_contact(
             positions + shifts[:, None] * cell[2], numbers, cell, owner, height + shifts, TOUCH / abs(length)
@@ -149,13 +152,16 @@ def _resolve(
     height: Floats,
     length: float,
     reach: float,
+    wrapped: bool,
 ) -> Ints:
     i, j, crossing = _bonds(positions, numbers, cell, owner, reach)
     n = len(positions)
     graph = csr_array(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)))
     count, labels = connected_components(graph, directed=False)
     label = labels.astype(np.int64)
-    shifts = _make_whole(graph, label, count, i, j, crossing, numbers)
+    shifts = _make_whole(graph, label, count, i, j, crossing, numbers, wrapped)
+    if not wrapped:
+        shifts[np.isin(label, _thick(label, i, j, crossing, numbers, height * length))] = 0
     cut = np.zeros(count, dtype=bool)
     touched = np.isin(label, label[shifts != 0])
     for fragment in np.unique(label[touched]):
@@ -204,7 +210,25 @@ def _electrode_image(
     raise _refusal(*name, "its electrode is cut in halves and either side could be meant")
 
 
-def _make_whole(graph: Any, label: Ints, count: int, i: Ints, j: Ints, crossing: Ints, numbers: Ints) -> Ints:
+def _thick(label: Ints, i: Ints, j: Ints, crossing: Ints, numbers: Ints, height: Floats) -> Ints:
+    """Fragments of metal that the boundary cuts into parts of several layers each."""
+    metal = np.array([chemical_symbols[z] not in NO_METALS for z in numbers])
+    inside = crossing == 0
+    n = len(label)
+    graph = csr_array(coo_array((np.ones(int(inside.sum())), (i[inside], j[inside])), shape=(n, n)))
+    part = connected_components(graph, directed=False)[1]
+    found = []
+    for fragment in np.unique(label[i[~inside]]):
+        members = label == fragment
+        parts = [height[members & (part == p)] for p in np.unique(part[members])]
+        if metal[members].all() and all(np.ptp(heights) > LAYER for heights in parts):
+            found.append(fragment)
+    return np.array(found, dtype=np.int64)
+
+
+def _make_whole(
+    graph: Any, label: Ints, count: int, i: Ints, j: Ints, crossing: Ints, numbers: Ints, wrapped: bool
+) -> Ints:
     """Shifts that undo every crossing along a spanning tree of each cut fragment."""
     shifts = np.zeros(len(label), dtype=np.int64)
     step = {(int(a), int(b)): int(k) for a, b, k in zip(i, j, crossing)}
@@ -216,7 +240,9 @@ def _make_whole(graph: Any, label: Ints, count: int, i: Ints, j: Ints, crossing:
             parent = int(parents[atom])
             shifts[atom] = shifts[parent] + step[parent, int(atom)]
     open_bonds = np.flatnonzero(shifts[i] + crossing != shifts[j])
-    if len(open_bonds):
+    if not wrapped:
+        shifts[np.isin(label, label[i[open_bonds]])] = 0
+    elif len(open_bonds):
         raise _refusal(
             int(i[open_bonds[0]]), numbers, "its fragment continues through the boundary without end"
         )

@@ -130,8 +130,22 @@ def test_half_an_electrode_on_either_side_is_refused_by_name() -> None:
 def test_metal_without_end_along_the_normal_is_refused_by_name() -> None:
     slab = fcc111("Au", (2, 2, 3), a=4.08)
     slab.cell[2, 2] = 3 * 4.08 / np.sqrt(3)
+    arguments = slab.positions, slab.numbers, np.array(slab.cell), [np.arange(12)], "slab"
     with pytest.raises(ValueError, match=r"^atom \d+ \(Au\) = .* continues through the boundary without end"):
-        image_shifts(slab.positions, slab.numbers, np.array(slab.cell), [np.arange(12)])
+        image_shifts(*arguments, wrapped=True)
+    assert not image_shifts(*arguments, wrapped=False).any()
+
+
+@pytest.mark.parametrize("electrodes", ["one", "two", "none"])
+def test_two_slabs_that_a_short_cell_brings_together_stay_where_c_does_not_repeat(electrodes: str) -> None:
+    bottom = fcc111("Au", (3, 3, 2), a=4.08)
+    top = fcc111("Au", (3, 3, 3), a=4.08)
+    top.positions[:, 2] += 12.0
+    both = bottom + top
+    both.cell = np.vstack([bottom.cell[:2], [0.0, 0.0, np.ptp(both.positions[:, 2]) + 1.0]])
+    slabs = [np.arange(18), np.arange(18, 45)]
+    groups = {"one": [np.arange(45)], "two": slabs, "none": []}[electrodes]
+    assert not image_shifts(both.positions, both.numbers, np.array(both.cell), groups).any()
 
 
 def test_at_constant_displacement_a_molecule_stays_in_the_image_it_is_mostly_in() -> None:
