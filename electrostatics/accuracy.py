@@ -243,6 +243,17 @@ def choose_ewald(request: Request) -> Parameters:
     return best[1]
 
 
+def _images_in_step(request: Request, alpha: float) -> float:
+    """How many images of a charge err alike on the mesh: those within sqrt(2)/alpha on the smallest face, at least itself.
+
+    The estimates take errors of different charges for independent; images in a cell narrower than the range of the mesh are
+    not.
+    """
+    a, b, c = request.cell
+    faces = [float(np.linalg.norm(np.cross(*pair))) for pair in ((a, b), (b, c), (c, a))]
+    return max(1.0, 2.0 * math.pi / (alpha**2 * min(faces)))
+
+
 def choose_pme(request: Request) -> Parameters:
     """Parameters of the smooth particle mesh Ewald sum with the smallest estimated cost."""
     edges = np.linalg.norm(request.cell, axis=1)
@@ -252,6 +263,7 @@ def choose_pme(request: Request) -> Parameters:
     for cutoff in cutoffs[cutoffs <= max(14.0, float(cutoffs[0]))]:
         alpha = request.splitting or splitting_for(request, float(cutoff))
         wanted = (_RECIPROCAL_SHARE * request.accuracy / request.scale) ** 2 / (3 * alpha)
+        wanted /= _images_in_step(request, alpha)
         for order in orders:
             spacing = _largest_spacing(wanted, order) / alpha
             mesh = request.mesh or tuple(smooth_size(max(edge / spacing, order)) for edge in edges)
@@ -269,7 +281,7 @@ def choose_pme(request: Request) -> Parameters:
     mesh_error = sum(
         found.splitting * mesh_integral(round(found.splitting * float(edge) / n, 6), found.order)
         for edge, n in zip(edges, found.mesh)
-    )
+    ) * _images_in_step(request, found.splitting)
     error = request.scale * math.sqrt(real_space_integral(found.splitting, found.cutoff) + mesh_error)
     return replace(found, estimated_error=error)
 

@@ -5,6 +5,7 @@ import pytest
 
 from grahame.electrostatics import Coulomb
 from grahame.electrostatics.accuracy import Request, cutoff_for, splitting_for
+from grahame.electrostatics.units import COULOMB_CONSTANT
 from tests.electrostatics.numerics import force_error
 from tests.systems import CELLS_3D, SLAB_GEOMETRIES, System, ions_3d, slab, supercell
 
@@ -110,3 +111,19 @@ def test_splitting_and_cutoff_belong_together(accuracy: float) -> None:
     request = Request(1000, 30.0 * np.eye(3), 27e3, 27e3, np.inf, accuracy)
     for cutoff in (4.0, 9.0, 20.0):
         assert cutoff_for(request, splitting_for(request, cutoff)) == pytest.approx(cutoff, rel=1e-5)
+
+
+@pytest.mark.parametrize("accuracy", [1e-3, 1e-4, 1e-5, 1e-6, 1e-7])
+def test_error_of_a_slab_narrower_than_the_range_of_the_mesh_is_below_the_target(accuracy: float) -> None:
+    cell, rng = np.diag([1.5, 1.7, 1.3]), np.random.default_rng(1)
+    for _ in range(6):
+        x, charges, widths = (
+            rng.random((2, 3)) @ cell,
+            rng.normal(size=2),
+            np.array([0.3 + rng.random(), 0.0]),
+        )
+        truth = Coulomb("slab-exact")(x, charges, cell, smearing=widths).forces
+        found = Coulomb("slab", "pme", accuracy)(x, charges, cell, smearing=widths).forces
+        typical = COULOMB_CONSTANT * np.mean(charges**2) * (2 / np.linalg.det(cell)) ** (2 / 3)
+        scale = max(float(np.sqrt((truth**2).sum(1).mean())), typical)
+        assert np.sqrt(((found - truth) ** 2).sum(1).mean()) < accuracy * scale
