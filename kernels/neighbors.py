@@ -6,9 +6,8 @@ full lists hold both directions. Pairs of one i stand together, in full lists so
 on the geometry alone, so sums over a list do not depend on how many threads found it.
 
 Full lists are found by vesin; half lists, the ones that molecular dynamics waits for, by `cpu_neighbors`.
-Sorting what vesin finds is limited by reading at random places, at an eighth of what the processor does;
-whether a list may be kept by memory, at a fifth (`python -m examples.benchmarks limits`: 12,288 atoms, one
-thread).
+Sorting what vesin finds is limited by memory, at a quarter of what the processor does; whether a list may be kept by
+memory too, at a fifth (`python -m examples.benchmarks limits`: 12,288 atoms, one thread).
 """
 
 import math

@@ -208,8 +208,8 @@ KERNELS: dict[str, Counted] = {
         lambda s: Work(read=4 * s.listed + 24 * s.rows, written=4 * s.chosen, random=s.listed, among=s.n),
     ),
     "neighbors._sorted": Counted(
-        "r full, b 24 full read, 20 full written, full = 2 near",
-        lambda s: Work(read=48 * s.near, written=40 * s.near, random=2 * s.near, among=48 * s.near),
+        "b 24 full read, 20 full written, full = 2 near",
+        lambda s: Work(read=48 * s.near, written=40 * s.near),
     ),
     "neighbors._shortest": Counted(
         "f 26 n, two near pairs for three atoms",
