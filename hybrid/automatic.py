@@ -62,8 +62,12 @@ class Automatic:
         are one group at the total charge.
 
         Raises:
-            ValueError: for metal outside slabs, and what `rest_of` refuses.
+            ValueError: for no atoms, metal outside slabs, and what `rest_of` refuses.
         """
+        if len(atoms) == 0:
+            raise ValueError(
+                "atoms = 0 must be at least one: a model has nothing to say of an empty structure"
+            )
         seen = (atoms.numbers.tobytes(), tuple(bool(p) for p in atoms.pbc))
         if seen == self._seen:
             return self._electrodes

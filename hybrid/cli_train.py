@@ -12,6 +12,7 @@ from grahame.hybrid.cli_output import print_json
 
 if TYPE_CHECKING:
     from grahame.hybrid.frames import Frame
+    from grahame.hybrid.reading import BadFrames
     from grahame.hybrid.specification import ModelSpec
 
 __all__ = ["register"]
@@ -26,12 +27,13 @@ def register(app: typer.Typer) -> None:
 def train(
     config: Annotated[Path, typer.Argument(help="YAML configuration.")],
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Only read and check the frames.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check all, frames too; train nothing.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier training.")] = False,
     progress: Annotated[bool, typer.Option(help="Show progress on standard error.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a model on labelled frames; start with torchrun for several processes."""
+    from grahame.hybrid.reading import BadFrames
     from grahame.hybrid.training.config import load_training
 
     settings = load_training(config)
@@ -39,11 +41,15 @@ def train(
         output = settings.output.model_copy(update={"overwrite": True})
         settings = settings.with_output(output)
     from grahame.hybrid.training.report import print_errors
-    from grahame.hybrid.training.run import checked_frames
+    from grahame.hybrid.training.run import check as run_check
     from grahame.hybrid.training.run import train as run_training
 
     if check:
-        splits = checked_frames(settings)
+        try:
+            splits = run_check(settings, resume)
+        except BadFrames as error:
+            _list_all(error, as_json)
+            raise
         found = {"train": len(splits.train), "valid": len(splits.valid), "left_out": splits.left_out}
         problems = [vars(p) for p in splits.problems]
         if as_json:
@@ -53,7 +59,11 @@ def train(
         for p in splits.problems:
             typer.echo(f"left out: {p.source}, frame {p.index}: {p.text}")
         return
-    summary = run_training(settings, resume=resume, progress=progress and not as_json)
+    try:
+        summary = run_training(settings, resume=resume, progress=progress and not as_json)
+    except BadFrames as error:
+        _list_all(error, as_json)
+        raise
     if not summary.main:
         return
     if as_json:
@@ -74,6 +84,13 @@ def train(
     print_errors(f"{summary.model} on {summary.valid_frames} validation frames", summary.table)
     written = [summary.model, summary.curve, summary.errors, *summary.figures]
     typer.echo("written: " + ", ".join(str(p) for p in written))
+
+
+def _list_all(error: BadFrames, as_json: bool) -> None:
+    """All bad frames as JSON, where that was asked for; the command then ends without a sentence of its own."""
+    if as_json:
+        print_json({"error": str(error).splitlines()[0], "bad": [vars(p) for p in error.problems]})
+        raise typer.Exit(1)
 
 
 def evaluate(
@@ -97,7 +114,9 @@ def evaluate(
     electrode: Annotated[
         list[str] | None, typer.Option(help="Element whose atoms are the metal. Repeat for each.")
     ] = None,
-    field: Annotated[str | None, typer.Option(help="Info key of the field, V/Å.")] = None,
+    field: Annotated[
+        str | None, typer.Option(help="Info key of the field, V/Å; none: there is no field.")
+    ] = None,
     select: Annotated[
         list[str] | None, typer.Option(help="Keep frames whose info key matches: split=val. Repeat.")
     ] = None,
@@ -119,23 +138,28 @@ def evaluate(
             check_target(path, overwrite)
     if boundary is not None:
         _check_boundary(boundary)
+    from grahame.hybrid.evaluate import arrays_of, check_metal, reading_of, write_predictions
     from grahame.hybrid.evaluate import evaluate as run_evaluation
-    from grahame.hybrid.evaluate import reading_of, write_predictions
     from grahame.hybrid.model_file import open_model
-    from grahame.hybrid.reading import read_frames
+    from grahame.hybrid.reading import BadFrames, read_frames
     from grahame.hybrid.training.report import print_errors, write_errors
 
     loaded = open_model(model)
     reading = reading_of(
         loaded.spec, frames.name, source=source, keys=key or (), level=level, boundary=boundary,
         total_charge=total_charge, electrodes=electrode or (), field=field, select=select or (),
-        arrays=_arrays_of(frames),
+        arrays=arrays_of(frames),
     )  # fmt: skip
-    labelled = read_frames(frames, reading)
+    try:
+        labelled = read_frames(frames, reading)
+    except BadFrames as error:
+        _list_all(error, as_json)
+        raise
     if not labelled:
         raise ValueError(
             f"frames = 0 of {frames} must be at least one: change --select, or give another file"
         )
+    check_metal(labelled, electrode or ())
     _note_ordinary_metal(loaded.spec, labelled)
     found = run_evaluation(loaded, labelled, batch_size)
     rows = found.errors.rows()
@@ -147,18 +171,6 @@ def evaluate(
         print_json({"model": str(model), "frames": len(found.frames), "errors": [r.as_dict() for r in rows]})
         return
     print_errors(f"{model} on {len(found.frames)} frames of {frames.name}", rows)
-
-
-def _arrays_of(frames: Path) -> list[str]:
-    """Names of the arrays of a file's first frame; none where it cannot be read, which the reader says better."""
-    from ase import Atoms
-    from ase.io import read
-
-    try:
-        first = read(frames, 0)
-        return sorted(first.arrays) if isinstance(first, Atoms) else []
-    except (OSError, ValueError, KeyError, IndexError, StopIteration):
-        return []
 
 
 def _check_boundary(boundary: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,21 +80,31 @@ def _branches(annotation: Any) -> dict[str, type[BaseModel]]:
     return {str(m.model_fields["kind"].default): m for m in blocks}
 
 
-def _name(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
-    """Dotted name; the labels that a union adds (`float`, `literal[...]`) are no keys of the file."""
+def _name(model: type[BaseModel], location: tuple[int | str, ...], of_unions: bool = True) -> str:
+    """Dotted name; the labels that a union adds (`float`, `literal[...]`) are no keys of the file.
+
+    Args:
+        of_unions: name the keys within a dict that is one branch of a union too.
+    """
     parts: list[str] = []
     branches: dict[str, type[BaseModel]] = {}
+    keyed = False  # the next part is a key of a dict
     for part in location:
         if isinstance(part, int):
             parts.append(f"[{part}]")
+        elif keyed:
+            parts.append(f".{part}")
+            keyed = False
         elif part in model.model_fields:
             parts.append(f".{part}")
             annotation = model.model_fields[part].annotation
             for inner in _models(annotation):
                 model = inner
             branches = _branches(annotation)
+            keyed = typing.get_origin(annotation) is dict
         else:
             model = branches.get(part, model)
+            keyed = of_unions and part.startswith("dict[")
     return "".join(parts).lstrip(".")
 
 
@@ -134,6 +145,10 @@ def _sentence(root: type[BaseModel], error: ErrorDetails) -> str:
         return f"{name} = {show(value)} must be a list: {remedy}"
     if kind in ("bool_parsing", "bool_type"):
         return f"{name} = {show(value)} must be true or false: write one of the two"
+    if kind == "value_error" and " must " in str(context["error"]):
+        # A block that is no `Block` says it itself, without knowing where it stands.
+        own = re.sub(r"^(\w+) of (\w+) =", r"\1.\2 =", str(context["error"]))
+        return ".".join(part for part in (_name(root, location), own) if part)
     shown = f"{show(value)} {unit}".rstrip() if isinstance(value, int | float) else show(value)
     if kind == "literal_error":
         choices = [c.strip("' ") for c in str(context["expected"]).replace(" or ", ",").split(",")]
@@ -163,6 +178,9 @@ def _representative(errors: list[ErrorDetails]) -> ErrorDetails:
     if len(errors) == 1:
         return errors[0]
     value = errors[0]["input"]
+    if isinstance(value, dict):
+        within = [e for e in errors if any(str(p).startswith("dict[") for p in e["loc"][:-1])]
+        return within[0] if within else errors[0]
     if isinstance(value, int | float):
         bounds = [e for e in errors if e["type"] in _RULES]
         return bounds[0] if bounds else errors[0]
@@ -190,7 +208,7 @@ def explain(error: ValidationError, model: type[BaseModel] | None = None) -> str
     by_key: dict[str, list[ErrorDetails]] = {}
     for number, detail in enumerate(error.errors(include_url=False)):
         own = detail["type"] in ("extra_forbidden", "house")
-        by_key.setdefault(str(number) if own else _name(model, detail["loc"]), []).append(detail)
+        by_key.setdefault(str(number) if own else _name(model, detail["loc"], False), []).append(detail)
     sentences = [_sentence(model, _representative(details)) for details in by_key.values()]
     return "\n".join(sentences)
 

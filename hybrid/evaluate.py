@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from ase import Atoms
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from grahame.hybrid.files import replacing
+from grahame.hybrid.files import read_structure, replacing
 from grahame.hybrid.frames import LABELS, Frame, make_batch
 from grahame.hybrid.model import HybridModel, ModelSpec
 from grahame.hybrid.reading import Reading
@@ -19,7 +20,7 @@ from grahame.hybrid.training.metrics import ErrorTable, reference_energy
 from grahame.hybrid.training.predicting import labelled, predict
 from grahame.hybrid.training.sources import SourceConfig
 
-__all__ = ["Evaluation", "evaluate", "reading_of", "write_predictions"]
+__all__ = ["Evaluation", "arrays_of", "check_metal", "evaluate", "reading_of", "write_predictions"]
 
 
 @dataclass
@@ -135,10 +136,16 @@ def reading_of(
             the arrays of the frames, or the first.
         arrays: names of the frames' arrays.
         keys: label=key, instead of all of the source's; select: key=pattern, instead of the source's.
-        level, boundary, total_charge, electrodes, field: instead of the source's.
+        level, boundary, total_charge, electrodes, field: instead of the source's; the field "none" is no field.
     Raises:
-        ValueError: for a source that is not there and text that is no label=key.
+        ValueError: for a source that is not there, text that is no label=key, and electrodes of elements that the model
+            does not know.
     """
+    foreign = [e for e in electrodes if e not in spec.elements]
+    if foreign:
+        raise ValueError(
+            f"electrode = {foreign[0]} must be an element of the model ({', '.join(spec.elements)}): correct the symbol"
+        )
     known = spec.provenance.get("config", {}).get("data", {}).get("sources", [])
     if source is not None and not 0 <= source < len(known):
         raise ValueError(
@@ -165,9 +172,31 @@ def reading_of(
         reading = replace(reading, select={k: (v,) for k, v in _pairs("select", select).items()})
     changes = {"level": level, "boundary": boundary, "total_charge": total_charge, "field_key": field}
     reading = replace(reading, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
+    if field == "none":
+        reading = replace(reading, field_key=None)
     if electrodes:
         reading = replace(reading, electrode_elements=tuple(electrodes), electrode_groups=None)
     return reading
+
+
+def arrays_of(path: str | Path) -> list[str]:
+    """Names of the arrays of a file's first frame.
+
+    Raises:
+        FileNotFoundError, ValueError: for what is no file of structures, as `read_structure`.
+    """
+    return sorted(read_structure(path, 0, name="frames").arrays)
+
+
+def check_metal(frames: Sequence[Frame], electrodes: Sequence[str]) -> None:
+    """Refuse an electrode's element that no frame has: without metal, errors would be those of another system."""
+    present = {chemical_symbols[z] for f in frames for z in np.unique(f.numbers)}
+    for element in electrodes:
+        if element not in present:
+            raise ValueError(
+                f"electrode = {element} must be an element of the frames ({', '.join(sorted(present))}): name the metal, or leave "
+                "the option out"
+            )
 
 
 def _pairs(name: str, texts: Sequence[str]) -> dict[str, str]:

@@ -6,19 +6,23 @@ a model runs no code that came with the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
-from grahame.hybrid.config_errors import explain
 from grahame.hybrid.files import replacing
 from grahame.hybrid.model import HybridModel, ModelSpec
+from grahame.hybrid.specification import sentences
 
 FORMAT = "grahame hybrid model"
 VERSION = 1
@@ -50,8 +54,19 @@ def save_model(model: HybridModel, path: str | Path) -> None:
         "spec": model.spec.model_dump(mode="json"),
     }
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    text = json.dumps(header, ensure_ascii=False)
     with replacing(path) as temporary:
-        save_file(weights, str(temporary), metadata={"grahame": json.dumps(header, ensure_ascii=False)})
+        save_file(weights, str(temporary), metadata={"grahame": text, "sha256": _checksum(text, weights)})
+
+
+def _checksum(text: str, weights: Mapping[str, Tensor]) -> str:
+    """Of the header's text and the weights: neither can be changed alone."""
+    found = hashlib.sha256(text.encode())
+    for key in sorted(weights):
+        value = weights[key]
+        found.update(f"{key} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -107,20 +122,49 @@ def load_model(path: str | Path, allow_pickle: bool = False) -> HybridModel:
         allow_pickle: also read a pickled `HybridModel`, which can run any code: only for files you trust.
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for files that are not models of this program, or do not fit their own specification.
+        ValueError: for files that are not models of this program, were changed, or do not fit their own specification.
     """
     if allow_pickle and Path(path).is_file() and _pickled(Path(path)):
-        loaded = torch.load(path, map_location="cpu", weights_only=False)
-        if not isinstance(loaded, HybridModel):
-            raise ValueError(
-                f"model = {path} must hold a HybridModel, not {type(loaded).__name__}: other models are used "
-                "through adapters"
-            )
-        # Written by another version, it may lack what this one's objects have beside their weights.
-        model = HybridModel(loaded.spec)
-        model.load_state_dict(loaded.state_dict())
-        return model.eval()
+        return _unpickled(Path(path))
     header = read_header(path)
+    spec = _specification(Path(path), header)
+    with safe_open(str(path), framework="pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = file.metadata()
+    _check_sizes(Path(path), spec, weights)
+    model = HybridModel(spec)
+    _check_weights(Path(path), model.state_dict(), weights)
+    if metadata.get("sha256", "") not in ("", _checksum(metadata["grahame"], weights)):
+        raise ValueError(
+            f"model = {path} must be as it was written: its header or weights were changed since, copy it again"
+        )
+    model.load_state_dict(weights)
+    model.eval()
+    return model
+
+
+def _unpickled(path: Path) -> HybridModel:
+    """A model that torch.save wrote."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # whatever the code of a pickle raises
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"model = {path} must be a model that torch.save wrote ({reason}): use save_model, whose files any version reads"
+        ) from error
+    if not isinstance(loaded, HybridModel):
+        raise ValueError(
+            f"model = {path} must hold a HybridModel, not {type(loaded).__name__}: other models are used "
+            "through adapters"
+        )
+    # Written by another version, it may lack what this one's objects have beside their weights.
+    model = HybridModel(loaded.spec)
+    model.load_state_dict(loaded.state_dict())
+    return model.eval()
+
+
+def _specification(path: Path, header: Mapping[str, Any]) -> ModelSpec:
+    """The specification of a header whose other entries agree with it."""
     try:
         spec = ModelSpec.model_validate(header["spec"])
     except KeyError:
@@ -129,22 +173,61 @@ def load_model(path: str | Path, allow_pickle: bool = False) -> HybridModel:
         ) from None
     except ValidationError as error:
         raise ValueError(
-            f"model = {path} must hold a specification this version understands: {explain(error, ModelSpec)}"
+            f"model = {path} must hold a specification this version understands: {sentences(error, ModelSpec)}"
         ) from error
-    model = HybridModel(spec)
-    with safe_open(str(path), framework="pt") as file:
-        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    own = model.state_dict()
+    if header.get("units") != UNITS:
+        raise ValueError(
+            f"model = {path} must state the units {', '.join(UNITS.values())}: its header has {header.get('units', 'none')}, "
+            "copy it again"
+        )
+    reach = spec.architecture.receptive_field
+    if header.get("receptive_field") != reach:
+        raise ValueError(
+            f"model = {path} must have the receptive field of its specification, {reach:g} Å: its header has "
+            f"{header.get('receptive_field', 'none')}, copy it again"
+        )
+    return spec
+
+
+def _check_sizes(path: Path, spec: ModelSpec, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a specification whose sizes are not the weights', before anything of the stated size is made."""
+    z = spec.architecture
+    layers = len({key.split(".")[2] for key in weights if key.startswith("network.interactions.")})
+    if layers != z.layers:
+        _refuse_weights(path, f"there are {layers} layers and should be {z.layers}")
+    wanted = {
+        "network.interactions.0.gather.weight": [z.l_max + 1, len(spec.elements) * z.radial, z.channels],
+        "network.readouts.0.second.weight": [z.hidden, z.hidden],
+    }
+    if layers > 1:
+        wanted["network.senders.0.weight"] = [z.l_max + 1, z.channels, z.messages]
+    if spec.charges.kind == "transfer":
+        wanted["charge_head.radial.weight"] = [spec.charges.rank, z.radial]
+    for key, shape in wanted.items():
+        found = list(weights[key].shape) if key in weights else "nothing"
+        if found != shape:
+            _refuse_weights(path, f"{key} is {found} and should be {shape}")
+
+
+def _check_weights(path: Path, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not those of a model by name, shape and precision, or not finite."""
     for key in sorted({*own, *weights}):
         shapes = [list(w[key].shape) if key in w else "nothing" for w in (weights, own)]
         if shapes[0] != shapes[1]:
+            _refuse_weights(path, f"{key} is {shapes[0]} and should be {shapes[1]}")
+        given, wanted = (str(w[key].dtype).removeprefix("torch.") for w in (weights, own))
+        if given != wanted:
+            _refuse_weights(path, f"{key} is in {given} and should be in {wanted}")
+        if not bool(torch.isfinite(weights[key]).all()):
             raise ValueError(
-                f"model = {path} must hold the weights of its specification: {key} is {shapes[0]} and should be "
-                f"{shapes[1]}; copy the file again"
+                f"model = {path} must hold finite weights: {key} has NaN or infinity, copy the file or train it again"
             )
-    model.load_state_dict(weights)
-    model.eval()
-    return model
+
+
+def _refuse_weights(path: Path, what: str) -> NoReturn:
+    raise ValueError(
+        f"model = {path} must hold the weights of its specification: {what}; copy the file again"
+    )
 
 
 def find_model(name: str | Path, folder: str | Path = ".") -> Path:
@@ -154,7 +237,12 @@ def find_model(name: str | Path, folder: str | Path = ".") -> Path:
         name: "au-water-nacl" for the model in the box, or a path, relative to `folder`.
     Raises:
         FileNotFoundError: if there is no such file.
+        ValueError: for what is no path.
     """
+    if not isinstance(name, str | PathLike):
+        raise ValueError(
+            f"model = {name!r} must be a HybridModel or the path of a model file: leave it out for {BOXED}, the one in the box"
+        )
     if str(name) == BOXED:
         path = boxed_model()
         if not path.is_file():

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from grahame.hybrid.ensembles import boundary_of, conditions_of
@@ -24,7 +25,16 @@ from grahame.hybrid.schema import ElectricState
 from grahame.hybrid.unwrap import image_shifts
 from grahame.hybrid.work_functions import SIDES, why_none
 
-__all__ = ["Problem", "Reading", "make_frame", "read_frames", "report"]
+__all__ = [
+    "BadFrames",
+    "Problem",
+    "Reading",
+    "absent",
+    "make_frame",
+    "not_an_element",
+    "read_frames",
+    "report",
+]
 
 Floats = NDArray[np.float64]
 
@@ -38,6 +48,14 @@ class Problem:
     source: str
     index: int
     text: str
+
+
+class BadFrames(ValueError):
+    """Frames that cannot be used; `problems` holds what the message may cut off."""
+
+    def __init__(self, problems: Sequence[Problem], ending: str = "") -> None:
+        super().__init__(report(problems) + ending)
+        self.problems = list(problems)
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,10 @@ class Reading:
 
 
 def read_frames(
-    path: str | Path, reading: Reading = Reading(), problems: list[Problem] | None = None
+    path: str | Path,
+    reading: Reading = Reading(),
+    problems: list[Problem] | None = None,
+    source: str | None = None,
 ) -> list[Frame]:
     """Frames of a file that ASE reads.
 
@@ -97,18 +118,25 @@ def read_frames(
         path: the file.
         reading: which keys hold what.
         problems: takes what is wrong with frames, which are then left out; None raises instead.
+        source: what frames and problems call the file; its name when left out.
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when frames cannot be used and `problems` is None.
+        BadFrames: when frames cannot be used and `problems` is None.
+        ValueError: when an electrode element is no chemical symbol.
     """
     import ase.io
 
+    for element in reading.electrode_elements:
+        remedy = not_an_element(element)
+        if remedy:
+            raise ValueError(f"electrode_elements = {element} must be a chemical symbol: {remedy}")
     path = Path(path)
+    name = path.name if source is None else source
     if not path.is_file():
         raise FileNotFoundError(f"file = {path} must be a file: give the path of frames that ASE reads")
     found: list[Problem] = []
     frames: list[Frame] = []
-    index, stream = 0, ase.io.iread(path, index=":")
+    index, stream, whole = 0, ase.io.iread(path, index=":"), True
     while True:
         try:
             atoms = next(stream)
@@ -116,22 +144,22 @@ def read_frames(
             break
         except Exception as error:  # whatever ASE's many readers raise
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            found.append(
-                Problem(path.name, index, f"cannot be read ({reason}): the file is cut or damaged here")
-            )
+            found.append(Problem(name, index, f"cannot be read ({reason}): the file is cut or damaged here"))
+            whole = False
             break
         if _selected(atoms, reading.select):
             try:
-                frames.append(make_frame(atoms, reading, path.name, index))
+                frames.append(make_frame(atoms, reading, name, index))
             except ValueError as error:
-                found += [Problem(path.name, index, line) for line in str(error).splitlines()]
+                found += [Problem(name, index, line) for line in str(error).splitlines()]
         index += 1
-    if path.suffix in _TEXT and frames and frames[-1].index == index - 1 and not _ends_with_a_line(path):
+    last = bool(frames) and frames[-1].index == index - 1
+    if whole and last and path.suffix in _TEXT and not _ends_with_a_line(path):
         # A number that was cut in the middle still reads as a number.
         frames.pop()
-        found.append(Problem(path.name, index - 1, "its last line has no end: the file is cut here"))
+        found.append(Problem(name, index - 1, "its last line has no end: the file is cut here"))
     if problems is None and found:
-        raise ValueError(report(found))
+        raise BadFrames(found)
     if problems is not None:
         problems += found
     return frames
@@ -141,9 +169,26 @@ def report(problems: Sequence[Problem], shown: int = 50) -> str:
     """All problems as one message, a line for each."""
     lines = [f"{p.source}, frame {p.index}: {p.text}" for p in problems[:shown]]
     if len(problems) > shown:
-        lines.append(f"... and {len(problems) - shown} more")
+        lines.append(f"... and {len(problems) - shown} more: add --json to list all of them")
     frames = len({(p.source, p.index) for p in problems})
     return f"frames = {frames} bad ones must be corrected or left out:\n" + "\n".join(lines)
+
+
+def not_an_element(symbol: str) -> str | None:
+    """What to do about text that is no chemical symbol; None for one."""
+    if atomic_numbers.get(symbol, 0) > 0:
+        return None
+    near = symbol.capitalize()
+    return f"did you mean {near}?" if atomic_numbers.get(near, 0) > 0 else "correct the symbol"
+
+
+def absent(elements: Sequence[str], frames: Sequence[Frame]) -> str | None:
+    """The end of a sentence about elements that no frame has: which, and what the frames hold; None without."""
+    held = {chemical_symbols[z] for f in frames for z in np.unique(f.numbers)}
+    missing = [e for e in elements if e not in held]
+    if not missing or not frames:
+        return None
+    return f"{', '.join(missing)} must occur in its frames, of {', '.join(sorted(held))}: correct the symbols"
 
 
 def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", index: int = 0) -> Frame:
@@ -152,6 +197,8 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
     Raises:
         ValueError: one line for each thing that is wrong.
     """
+    if not len(atoms):
+        raise ValueError("atoms = 0 must be at least one: leave the frame out")
     wrong: list[str] = []
     info = _info(atoms, reading)
     try:
@@ -160,6 +207,11 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
     except ValueError as error:
         wrong.append(str(error))
         state = ElectricState(total_charge=0.0)
+    nothing = np.flatnonzero(atoms.numbers < 1)
+    if len(nothing):
+        wrong.append(
+            f"atom {nothing[0]} = {atoms.symbols[nothing[0]]} must be an element: correct its symbol"
+        )
     labels: dict[str, Floats] = {}
     for name, key in reading.keys.items():
         try:
@@ -170,6 +222,7 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
         except ValueError as error:
             wrong.append(str(error))
     try:
+        _check_numbers(atoms, reading)
         boundary, pbc = boundary_of(atoms, reading.boundary)
         conditions = conditions_of(atoms, reading, state, boundary)
         side = _side(reading, state) if "work_function" in labels else None
@@ -206,6 +259,31 @@ def _whole(atoms: Atoms, conditions: Conditions) -> Floats:
     numbers = atoms.numbers.astype(np.int64)
     shifts = image_shifts(positions, numbers, cell, groups, conditions.boundary, wrapped=True)
     return np.asarray(positions + shifts[:, None] * cell[2])
+
+
+def _check_numbers(atoms: Atoms, reading: Reading) -> None:
+    """Refuse what is named by a key, is there, and is not one finite number for each atom or of the frame."""
+    arrays = {
+        "formal_charges": reading.formal_charges,
+        "electrode_groups": reading.electrode_groups,
+        "fragments": None if reading.fragments == "connected" else reading.fragments,
+    }
+    keys = {"field": reading.field_key, "displacement": reading.displacement_key}
+    named: list[tuple[str, str, Any]] = []
+    for wanted, held in ((arrays, atoms.arrays), (keys, atoms.info)):
+        named += [(n, k, held[k]) for n, k in wanted.items() if k is not None and k in held]
+    named += [("fragment_charges", k, atoms.info[k]) for k in reading.fragment_charges if k in atoms.info]
+    for name, key, values in named:
+        try:
+            numbers = np.asarray(values, dtype=float)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} = {key} must be numbers: correct the key") from None
+        if not np.isfinite(numbers).all():
+            raise ValueError(f"{name} = {key} must be finite: it holds NaN or infinity")
+        if name in arrays and numbers.ndim != 1:
+            raise ValueError(f"{name} = {key} must be one number per atom: it has another shape")
+        if name in ("electrode_groups", "fragments") and (numbers != np.round(numbers)).any():
+            raise ValueError(f"{name} = {key} must be whole numbers, -1 for none: correct the array")
 
 
 def _kinds(labels: Mapping[str, Floats], state: ElectricState, held: Conditions) -> list[str]:

@@ -188,6 +188,8 @@ def _value(name: str, value: Any) -> Any:
     if name in _NUMBERS or name in _LISTS:
         unit = "V" if name == "potential" else "V/Å" if name == "external_field" else ""
         try:
+            if np.asarray(value).dtype == np.bool_:
+                raise TypeError  # a key without a value reads as true, which is no 1
             numbers = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
         except (TypeError, ValueError):
             raise ValueError(f"{name} = {value!r} must be a number: correct the key") from None

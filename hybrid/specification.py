@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from grahame.hybrid.config_errors import explain
+from grahame.hybrid.heads import Widths
 from grahame.hybrid.shortrange.equivariant import Architecture
 
-__all__ = ["FORMAL_CHARGES", "ChargeSpec", "ModelSpec"]
+__all__ = ["FORMAL_CHARGES", "ChargeSpec", "ModelSpec", "sentences"]
 
 # Closed-shell aqueous species: H2O, OH-, H3O+ and these ions come out right.
 FORMAL_CHARGES: dict[str, float] = {
@@ -26,7 +28,36 @@ _WIDTH = 0.5
 Hardness = Annotated[float, Field(ge=0.0)]
 
 
-class ChargeSpec(BaseModel):
+def sentences(error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong with a specification, one sentence for each key.
+
+    Args:
+        error: what pydantic raised for `model`.
+    """
+    details = error.errors(include_url=False)
+    if any(d["type"] != "finite_number" for d in details):
+        return explain(error, model)
+    # With level and element, of tables by these.
+    named = [f"{'.'.join(map(str, d['loc']))} = {d['input']} must be finite: correct it" for d in details]
+    return "\n".join(named)
+
+
+class _Spec(BaseModel):
+    """A specification; what it refuses in Python is said in sentences, not in pydantic's list."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(sentences(error, type(self))) from None
+
+    # Within other blocks, as from files, pydantic checks by itself and says where in the file an error is.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+
+class ChargeSpec(_Spec):
     """Where charges come from.
 
     Attributes:
@@ -52,8 +83,6 @@ class ChargeSpec(BaseModel):
             it: J q0 is hundreds of volts, times every change of q0 with the surroundings.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     kind: Literal["none", "transfer", "projected", "solved"] = "transfer"
     formal: dict[str, float] = Field(default_factory=dict, description="formal charge of elements, e")
     widths: dict[str, float] = Field(default_factory=dict, description="Gaussian width of elements, Å")
@@ -61,7 +90,7 @@ class ChargeSpec(BaseModel):
     rank: int = Field(default=16, ge=1)
     boundary_transfer: bool = False
     hardness: Hardness | dict[str, Hardness] = Field(
-        default=0.0, description="of solved atoms before training, V/e; one number or by element"
+        default=0.0, description="hardness of solved atoms before training, V/e; one number or by element"
     )
     site_constants: Literal["fixed", "element", "environment"] = "fixed"
     constant_sites: tuple[str, ...] = Field(
@@ -76,6 +105,12 @@ class ChargeSpec(BaseModel):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> ChargeSpec:
+        for element, width in self.widths.items():
+            if width <= Widths.smallest:
+                raise ValueError(
+                    f"widths.{element} = {width:g} Å must be above {Widths.smallest:g} Å: {_WIDTH:g} Å is usual, 0.392 Å of "
+                    "metals"
+                )
         for element, longest in self.dipoles.items():
             if element not in atomic_numbers or not (np.isfinite(longest) and longest > 0.0):
                 raise ValueError(
@@ -128,7 +163,7 @@ class ChargeSpec(BaseModel):
         return [self.hardness] * len(elements)
 
 
-class ModelSpec(BaseModel):
+class ModelSpec(_Spec):
     """Everything of a model but its weights.
 
     Attributes:
@@ -146,20 +181,22 @@ class ModelSpec(BaseModel):
         provenance: training data, code and history, for people to read.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     elements: tuple[str, ...]
     architecture: Architecture = Architecture()
     dtype: Literal["float32", "float64"] = "float32"
     levels: tuple[str, ...] = ("default",)
     reference_energies: dict[str, dict[str, float]] = Field(default_factory=dict)
-    neighbors: float = Field(default=40.0, gt=0.0)
-    scale: float = Field(default=1.0, gt=0.0, description="eV")
+    neighbors: float = Field(default=40.0, gt=0.0, description="mean number of neighbours")
+    scale: float = Field(
+        default=1.0, gt=0.0, description="scale of energies", json_schema_extra={"unit": "eV"}
+    )
     repulsion: bool = True
     charges: ChargeSpec = ChargeSpec()
     double_counting: Literal["smeared", "switched"] = "smeared"
     switch: tuple[float, float] | None = None
-    accuracy: float = Field(default=1e-5, gt=0.0, le=0.1)
+    accuracy: float = Field(
+        default=1e-5, gt=0.0, le=0.1, description="relative force error of the electrostatics"
+    )
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -173,6 +210,13 @@ class ModelSpec(BaseModel):
             raise ValueError(
                 f"levels = {list(self.levels)} must be names, each once: one for each level of theory"
             )
+        for level, energies in self.reference_energies.items():
+            foreign = [e for e in energies if e not in self.elements]
+            if foreign:
+                raise ValueError(
+                    f"reference_energies of {', '.join(foreign)} at level {level} must belong to elements of the model "
+                    f"({', '.join(self.elements)}): correct the symbols"
+                )
         strange = [e for e in self.charges.dipoles if e not in self.elements]
         if strange:
             raise ValueError(

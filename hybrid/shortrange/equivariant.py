@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,8 @@ class Architecture:
         layers: 1 is strictly local within the cut-off; each further layer adds one cut-off.
         messages: densities a neighbour sends in layers after the first.
         hidden: width of the readout.
+    Raises:
+        ValueError: for sizes that no network has.
     """
 
     cutoff: float = 5.0
@@ -49,6 +52,17 @@ class Architecture:
     layers: int = 1
     messages: int = 8
     hidden: int = 64
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cutoff) and self.cutoff > 0.0):
+            raise ValueError(f"cutoff = {self.cutoff:g} Å must be positive and finite: 5 Å is usual")
+        usual = {"channels": 32, "radial": 8, "layers": 1, "messages": 8, "hidden": 64}
+        for name, value in usual.items():
+            given = getattr(self, name)
+            if not isinstance(given, Integral) or given < 1:
+                raise ValueError(f"{name} = {given} must be a whole number of at least 1: {value} is usual")
+        if self.l_max not in (1, 2, 3):
+            raise ValueError(f"l_max = {self.l_max} must be 1, 2 or 3: 2 is usual")
 
     @property
     def receptive_field(self) -> float:
@@ -166,14 +180,20 @@ class LocalNetwork(nn.Module):
         self.interactions = nn.ModuleList(interactions)
         self.readouts = nn.ModuleList(readouts)
         self.senders = nn.ModuleList(senders)
-        self._translated = False
-        self._of_vectors: Callable[..., tuple[Tensor, Tensor]] = self._from_vectors
-        self._of_densities: Callable[..., tuple[Tensor, Tensor]] = self._from_densities
+        self._of_vectors: Callable[..., tuple[Tensor, Tensor]]
+        self._of_densities: Callable[..., tuple[Tensor, Tensor]]
+        self.run_plain()
 
     @property
     def features(self) -> int:
         """Number of scalar features."""
         return self.sizes.hidden * self.sizes.layers
+
+    def run_plain(self) -> None:
+        """Run as written from now on, not as torch.compile translates it."""
+        self._translated = False
+        self._of_vectors = self._from_vectors
+        self._of_densities = self._from_densities
 
     def compile_features(self) -> None:
         """Have torch.compile make one program of forward and one of backward; the first call of a shape pays.

@@ -11,12 +11,14 @@ in addition how Omega changes when they move, dU/d(offset).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +32,7 @@ from grahame.kernels.neighbors import NeighborList, Pairs
 
 _SKIN = 0.5
 _COMPILED_WIDTHS = 16
+_ONE_PLACE = 1e-3  # Å; no two nuclei come so close
 
 
 class LearnedShortRange:
@@ -42,8 +45,8 @@ class LearnedShortRange:
         total_charge: of the cell, e, for projected charges of a single fragment.
         compile: have torch.compile translate the network. The first step of a structure takes up to a minute,
             less when the same was compiled before (torch keeps it on disk); later steps are faster, of one layer,
-            whose neighbours compiled kernels go through, by a tenth, of two by half. Needs a C++ compiler. Results agree
-            to 1e-6 with those without.
+            whose neighbours compiled kernels go through, by a tenth, of two by half. Needs a C++ compiler; without one
+            it is said once, and the network runs uncompiled. Results agree to 1e-6 with those without.
     """
 
     def __init__(
@@ -61,8 +64,7 @@ class LearnedShortRange:
         # Gradients with respect to the weights are not wanted and would be paid for.
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
-        if compile:
-            self.model.compile_features()
+        self._compiled = compile
         # Compiled code is for one shape: tables keep their width while neighbours come and go.
         self._widths = _COMPILED_WIDTHS if compile else 1
         self.level = torch.tensor([model.level(level)])
@@ -77,6 +79,11 @@ class LearnedShortRange:
         self._list = NeighborList(model.spec.architecture.cutoff, skin=_SKIN)
         self._solved = np.zeros(0, dtype=np.int64)
         self._graph: tuple[Pairs, Graph] | None = None
+        if compile:
+            try:
+                self.model.compile_features()
+            except (ImportError, RuntimeError) as error:  # Pythons and platforms without torch.compile
+                self._run_uncompiled(error)
 
     def set_solved(self, indices: IntArray) -> None:
         """Name the atoms whose charges a solver sets; called by the potential that owns the solver.
@@ -115,7 +122,41 @@ class LearnedShortRange:
         pbc: tuple[bool, bool, bool],
         stress: bool,
     ) -> ShortRangeResult:
-        """Evaluate one frame; forces follow from `respond` once the charges' potential is known."""
+        """Evaluate one frame; forces follow from `respond` once the charges' potential is known.
+
+        Raises:
+            ValueError: for no atoms, unknown elements, values per atom of another number of atoms, and atoms at one place.
+        """
+        try:
+            return self._evaluate(positions, numbers, cell, pbc, stress)
+        except RuntimeError as error:
+            if not (self._compiled and _of_translation(error)):
+                raise
+            self._run_uncompiled(error)
+        return self._evaluate(positions, numbers, cell, pbc, stress)
+
+    def _run_uncompiled(self, error: Exception) -> None:
+        """Say why the network is not translated, and let it run as it is written."""
+        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        warnings.warn(
+            f"compile = true must find what torch.compile needs ({reason}): the network goes on uncompiled, with the same "
+            "numbers and more slowly; install a C++ compiler, or leave `compile` out",
+            stacklevel=3,
+        )
+        for network in (self.model.network, self.model.charge_network):
+            if network is not None:
+                network.run_plain()
+        self._compiled, self._widths, self._graph = False, 1, None
+
+    def _evaluate(
+        self,
+        positions: FloatArray,
+        numbers: IntArray,
+        cell: FloatArray,
+        pbc: tuple[bool, bool, bool],
+        stress: bool,
+    ) -> ShortRangeResult:
+        """What `compute` gives, by the network as it runs now."""
         graph = self._update(positions, numbers, cell, pbc)
         with torch.enable_grad():
             x = torch.tensor(positions, dtype=torch.float64, requires_grad=True)
@@ -129,6 +170,8 @@ class LearnedShortRange:
             if self.model.spec.switch is not None:
                 r = torch.linalg.vector_norm(ends, dim=-1)
                 energy = energy - removed_pairs(graph, out, r, *self.model.spec.switch).sum()
+        if not (torch.isfinite(energy) and bool(torch.isfinite(out.charges).all())):
+            _refuse_one_place(graph, ends, numbers)
         wanted = [x] if strain is None else [x, strain]
         charges, widths, sites = _with_sites(out)
         with torch.enable_grad():
@@ -155,7 +198,14 @@ class LearnedShortRange:
                 total = total + (moved * torch.as_tensor(response.pulls)).sum()
             if crossing is not None and response.crossing is not None:
                 total = total + response.crossing(crossing[0], graph.cells[0])
-            slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
+            try:
+                slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
+            except RuntimeError as error:
+                # What goes back may be translated only now.
+                if not (self._compiled and _of_translation(error)):
+                    raise
+                self._run_uncompiled(error)
+                return self._evaluate(positions, numbers, cell, pbc, stress).derivatives(response)
             virial = None if strain is None else slopes[1][0].numpy()
             return -slopes[0].numpy(), virial
 
@@ -194,6 +244,7 @@ class LearnedShortRange:
                 f"electrodes = {len(self._solved)} atoms must be all {len(positions)} with a model whose charges are all "
                 "solved: put the other atoms in one more electrode at a held charge, or give only the model"
             )
+        self._check_atoms(len(positions))
         pairs = self._list.update(positions, cell, pbc)
         species = self.model.spec.species(numbers)
         if self._graph is None or self._graph[0] is not pairs:
@@ -203,6 +254,26 @@ class LearnedShortRange:
             graph = make_graph(positions, cell, pbc, species, reach, solved, pairs, self._widths)
             self._graph = (pairs, graph)
         return self._graph[1]
+
+    def _check_atoms(self, atoms: int) -> None:
+        """Refuse no atoms, and values per atom that are another structure's."""
+        if atoms == 0:
+            raise ValueError(
+                "atoms = 0 must be at least one: a model has nothing to say of an empty structure"
+            )
+        conditions = self._conditions[0]
+        for name in ("formal_charges", "fragments"):
+            values = getattr(conditions, name)
+            if values is not None and np.shape(values) != (atoms,):
+                raise ValueError(
+                    f"{name} = values of shape {np.shape(values)} must be one per atom, {atoms}: give those of this structure"
+                )
+        fragments, charges = conditions.fragments, conditions.fragment_charges
+        count = 0 if fragments is None else int(np.max(fragments, initial=-1)) + 1
+        if charges is not None and len(charges) < count:
+            raise ValueError(
+                f"fragment_charges = {len(charges)} values must be one per fragment, {count}: fragments are numbered from 0"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The model's specification."""
@@ -216,6 +287,25 @@ class LearnedShortRange:
         """Restore what `state` returned."""
         self._list.load_state(dict(state))
         self._graph = None
+
+
+def _of_translation(error: RuntimeError) -> bool:
+    """Whether torch could not translate the network: its compilers' own errors, not those of a computation."""
+    own = ("torch._dynamo", "torch._inductor", "torch._functorch")
+    return any(kind.__module__.startswith(own) for kind in type(error).__mro__)
+
+
+def _refuse_one_place(graph: Graph, ends: Tensor, numbers: IntArray) -> None:
+    """Raises: where two atoms are at one place, which makes numbers of a network that are not finite."""
+    r = torch.linalg.vector_norm(ends.detach(), dim=1)
+    nearest = int(r.argmin()) if len(r) else 0
+    if len(r) and float(r[nearest]) < _ONE_PLACE:
+        i, j = graph.pairs[nearest].tolist()
+        first, second = chemical_symbols[int(numbers[i])], chemical_symbols[int(numbers[j])]
+        raise ValueError(
+            f"distance = {float(r[nearest]):.3g} Å of atoms {i} ({first}) and {j} ({second}) must be positive: move one of them, "
+            "or remove it"
+        )
 
 
 def _with_sites(out: LocalOutput) -> tuple[Tensor, Tensor, ChargeSites | None]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,11 @@ from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
 from grahame.hybrid.model_file import load_model
 from grahame.hybrid.training.charge_references import start_charges
 from grahame.hybrid.training.config import TrainConfig
+from grahame.hybrid.training.dataset import source_names
 from grahame.hybrid.training.predicting import predict
 from grahame.hybrid.training.references import fit_references, force_scale, mean_neighbors
 
-__all__ = ["build_model", "charges_of"]
+__all__ = ["build_model", "charges_of", "check_known"]
 
 _SAMPLE = 40  # frames per level
 
@@ -50,9 +53,16 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
     m = config.model
     numbers = sorted({int(z) for f in frames for z in np.unique(f.numbers)})
     levels = tuple(dict.fromkeys(f.level for f in frames))
+    symbols = [chemical_symbols[z] for z in numbers]
+    for element, longest in m.charges.dipoles.items():
+        if element not in symbols:
+            raise ValueError(
+                f"model.charges.dipoles.{element} = {longest:g} e Å must belong to an element of the training frames "
+                f"({', '.join(symbols)}): correct the symbol"
+            )
     cutoff = m.architecture.cutoff
     spec = ModelSpec(
-        elements=tuple(chemical_symbols[z] for z in numbers),
+        elements=tuple(symbols),
         architecture=m.architecture.sizes(),
         dtype=m.dtype,
         levels=levels,
@@ -95,15 +105,32 @@ def _continued(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMode
     assert config.transfer is not None
     model = load_model(config.path(config.transfer.initial))
     spec = model.spec
-    for frame in frames:
-        spec.species(frame.numbers)
-        model.level(frame.level)
+    check_known(spec, frames)
     known = provenance(config, frames) | {"initial": dict(spec.provenance)}
     renewed = HybridModel(spec.model_copy(update={"provenance": known}))
     renewed.load_state_dict(model.state_dict())
     return renewed, [
         f"starting from {config.transfer.initial}, with its elements, levels and reference energies"
     ]
+
+
+def check_known(spec: ModelSpec, frames: Sequence[Frame]) -> None:
+    """Refuse frames of elements or levels of theory that a model does not know.
+
+    Raises:
+        ValueError: naming the first frame, and what the model lacks for all of them.
+    """
+    for what, known, held in (
+        ("elements", spec.elements, [{chemical_symbols[z] for z in np.unique(f.numbers)} for f in frames]),
+        ("levels", spec.levels, [{f.level} for f in frames]),
+    ):
+        strange = [k for k, some in enumerate(held) if not some <= set(known)]
+        if strange:
+            missing = sorted(set().union(*held) - set(known))
+            raise ValueError(
+                f"{what} = {', '.join(missing)} of {frames[strange[0]].name} must be among those of the training frames or of "
+                f"the initial model ({', '.join(known)}): train on frames that have them, or leave these frames out"
+            )
 
 
 def provenance(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, Any]:
@@ -119,12 +146,18 @@ def provenance(config: TrainConfig, frames: Sequence[Frame]) -> dict[str, Any]:
         settings["transfer"]["initial"] = settings["transfer"]["initial"].rpartition("/")[2]
     for source in settings["data"]["sources"]:
         source["file"] = source["file"].rpartition("/")[2]
-    files = {}
-    for path in [path for s in config.data.sources for path in config.paths(s.file)]:
-        files[path.name] = {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "frames": sum(f.source == path.name for f in frames),
-        }
+    files: dict[str, dict[str, Any]] = {}
+    known: dict[Path, str] = {}
+    count = Counter(f.source for f in frames)
+    for path, name in [file for files_ in source_names(config) for file in files_]:
+        place = path.absolute()
+        if place not in known:
+            alike = sum(p.name == path.name for p in known)
+            # Folders have names of people and machines: files of one name are told apart by numbers.
+            known[place] = f"{path.name} ({alike + 1})" if alike else path.name
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            files[known[place]] = {"sha256": digest, "frames": 0}
+        files[known[place]]["frames"] += count[name]
     return {
         "versions": {"python": platform.python_version()} | packages,
         "config": settings,

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ase.data import chemical_symbols
 
+from grahame.electrostatics.cells import SLABS
 from grahame.hybrid.crossing import refuse_periodic_field, refuse_shared
 from grahame.hybrid.exchange import refuse_exchange
 from grahame.hybrid.frames import Frame
 from grahame.hybrid.model import FORMAL_CHARGES, ChargeSpec
 from grahame.hybrid.reading import Problem
 from grahame.hybrid.training.dataset import Splits
+from grahame.hybrid.training.duplicates import twins
 from grahame.hybrid.training.references import composition, fit_level
 from grahame.hybrid.training.sources import ChecksConfig
 
-__all__ = ["check_frames", "fingerprint"]
+__all__ = ["check_frames"]
 
 _NET = 5.0  # standard deviations of the stated noise
 
@@ -127,6 +128,15 @@ def _periodic(frame: Frame, spec: ChargeSpec) -> Iterator[str]:
             refuse_exchange()
     except ValueError as error:
         yield str(error)
+    if "dipole" in frame.labels and shared and c.boundary != "open":
+        repeats = [p and (d < 2 or c.boundary not in SLABS) for d, p in enumerate(frame.pbc)]
+        # A label may leave out, as NaN, what is not defined.
+        if (np.abs(frame.cell[repeats]) @ np.isfinite(frame.labels["dipole"]) > 0).any():
+            yield (
+                f"dipole = {np.asarray(frame.labels['dipole']).tolist()} e Å must be nan along directions that repeat with "
+                f"charges of kind {spec.kind} that all atoms of a periodic cell share: it depends on where the cell is cut; use "
+                "transfer"
+            )
     if "born" in frame.labels and shared and any(frame.pbc):
         yield (
             f"born = given must be left out with charges of kind {spec.kind} that all atoms of a periodic cell share: their "
@@ -146,20 +156,11 @@ def _distances(frame: Frame, checks: ChecksConfig, cutoff: float) -> Iterator[st
         )
 
 
-def fingerprint(frame: Frame) -> str:
-    """A hash of elements and positions (to 1e-4 Å): equal for the same geometry, whatever the labels."""
-    positions = np.round(frame.positions, 4) + 0.0
-    return hashlib.sha256(frame.numbers.tobytes() + positions.tobytes()).hexdigest()
-
-
 def _duplicates(splits: Splits) -> list[Problem]:
-    valid = {fingerprint(f): f for f in splits.valid}
     out = []
-    for frame in splits.train:
-        twin = valid.get(fingerprint(frame))
-        if twin is not None:
-            text = f"geometry = that of {twin.name} must not be in training and validation: split by geometry"
-            out.append(Problem(frame.source, frame.index, text))
+    for frame, twin in twins(splits.train, splits.valid):
+        text = f"geometry = that of {twin.name} must not be in training and validation: split by geometry"
+        out.append(Problem(frame.source, frame.index, text))
     return out
 
 

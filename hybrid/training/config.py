@@ -8,14 +8,16 @@ from typing import Annotated, Literal
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from grahame.hybrid.config_base import AnyCase, Block, read_yaml, unit, wrong
-from grahame.hybrid.config_errors import explain
-from grahame.hybrid.model import ChargeSpec
+from grahame.hybrid.config_errors import explain, show
+from grahame.hybrid.model import ChargeSpec, ModelSpec
+from grahame.hybrid.reading import not_an_element
 from grahame.hybrid.shortrange.equivariant import Architecture
 from grahame.hybrid.training.sources import DataConfig
 
 __all__ = ["LossConfig", "ModelConfig", "OptimiserConfig", "TrainConfig", "load_training", "parse_training"]
 
 Weight = Annotated[float, unit("", "weight of this part of the loss", ge=0.0)]
+Memory = Annotated[float, unit("", "memory of Adam's two averages", ge=0.0, lt=1.0)]
 ChargeKind = Literal["mulliken", "hirshfeld", "mbis", "ddec", "teacher"]
 
 
@@ -45,6 +47,38 @@ class ModelConfig(Block):
     double_counting: Literal["smeared", "switched"] = "smeared"
     switch: tuple[float, float] | None = Field(default=None, description="inner and outer radius, Å")
     accuracy: Annotated[float, unit("", "relative force error of the electrostatics", gt=0.0, le=0.1)] = 1e-5
+
+    @model_validator(mode="after")
+    def _elements(self) -> ModelConfig:
+        c = self.charges
+        hardness = c.hardness if isinstance(c.hardness, dict) else {}
+        for key, values, unit_ in (
+            ("formal", c.formal, "e"),
+            ("widths", c.widths, "Å"),
+            ("hardness", hardness, "V/e"),
+        ):
+            for element, value in values.items():
+                remedy = not_an_element(element)
+                if remedy:
+                    name = f"charges.{key}.{element}"
+                    raise wrong(name, f"{value:g} {unit_}", "belong to a chemical symbol", remedy)
+        return self
+
+    @model_validator(mode="after")
+    def _as_the_model_wants(self) -> ModelConfig:
+        """What the specification of the model refuses by itself is refused before any frame is read."""
+        try:
+            ModelSpec(
+                elements=tuple(self.charges.dipoles) or ("H",),
+                architecture=self.architecture.sizes(),
+                charges=self.charges,
+                double_counting=self.double_counting,
+                switch=self.switch,
+            )
+        except ValueError as error:
+            sentence = str(error).splitlines()[0]
+            raise ValueError(f"charges.{sentence}" if sentence.startswith("dipoles") else sentence) from None
+        return self
 
 
 class LossConfig(Block):
@@ -97,8 +131,8 @@ class ScheduleConfig(Block):
     kind: Annotated[Literal["constant", "one-cycle", "exponential", "plateau"], AnyCase] = "one-cycle"
     warm_up: Annotated[float, unit("", "part of the training that the rate rises", ge=0.0, lt=1.0)] = 0.05
     final: Annotated[float, unit("", "last rate over the largest", gt=0.0, le=1.0)] = 0.01
-    factor: Annotated[float, unit("", "plateau: factor on the rate", gt=0.0, lt=1.0)] = 0.5
-    patience: int = Field(default=10, ge=1, description="plateau: epochs without improvement")
+    factor: Annotated[float, unit("", "factor on the rate, of kind plateau", gt=0.0, lt=1.0)] = 0.5
+    patience: int = Field(default=10, ge=1, description="epochs without improvement, of kind plateau")
     pace: Literal["epochs", "time"] = Field(
         default="epochs", description="the training's length: its epochs, or the time limit"
     )
@@ -109,8 +143,8 @@ class OptimiserConfig(Block):
 
     kind: Annotated[Literal["adam", "adamw", "amsgrad"], AnyCase] = "adam"
     learning_rate: Annotated[float, unit("", "largest learning rate", gt=0.0, le=10.0)] = 5e-3
-    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Adam's memory")
-    weight_decay: Annotated[float, unit("", "adamw only", ge=0.0)] = 0.0
+    betas: tuple[Memory, Memory] = Field(default=(0.9, 0.99), description="memory of Adam's two averages")
+    weight_decay: Annotated[float, unit("", "decay of the weights, adamw only", ge=0.0)] = 0.0
     schedule: ScheduleConfig = ScheduleConfig()
     ema: Annotated[float, unit("", "memory of the averaged weights; 0 for none", ge=0.0, lt=1.0)] = 0.99
     clip: Annotated[float, unit("", "largest norm of the gradient", gt=0.0)] | None = 10.0
@@ -229,7 +263,7 @@ def parse_training(data: object, folder: Path | str = ".") -> TrainConfig:
     """
     if not isinstance(data, dict):
         raise ValueError(
-            f"configuration = {data!r} must be a mapping of keys: start with a `data:` block that names files"
+            f"configuration = {show(data)} must be a mapping of keys: start with a `data:` block that names files"
         )
     try:
         config = TrainConfig.model_validate(data)

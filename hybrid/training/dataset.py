@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +14,11 @@ from numpy.typing import NDArray
 
 from grahame.hybrid.frames import Frame
 from grahame.hybrid.model import ChargeSpec
-from grahame.hybrid.reading import Problem, read_frames
+from grahame.hybrid.reading import Problem, absent, read_frames
 from grahame.hybrid.training.config import TrainConfig
-from grahame.hybrid.training.sources import SplitConfig, words
+from grahame.hybrid.training.sources import SourceConfig, SplitConfig, words
 
-__all__ = ["Splits", "epoch_order", "read_sources", "shards"]
+__all__ = ["Splits", "epoch_order", "read_sources", "shards", "source_names"]
 
 
 @dataclass
@@ -26,12 +29,14 @@ class Splits:
         train, valid: the frames.
         problems: frames that cannot be used, and why.
         left_out: frames that the splits of their files name for neither, by file.
+        absent: sentences about electrode elements that no frame of their source has.
     """
 
     train: list[Frame] = field(default_factory=list)
     valid: list[Frame] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    absent: list[str] = field(default_factory=list)
 
     @property
     def frames(self) -> list[Frame]:
@@ -44,7 +49,34 @@ class Splits:
         def kept(frames: list[Frame]) -> list[Frame]:
             return [f for f in frames if (f.source, f.index) not in bad]
 
-        return Splits(kept(self.train), kept(self.valid), self.problems, self.left_out)
+        return Splits(kept(self.train), kept(self.valid), self.problems, self.left_out, self.absent)
+
+
+def source_names(config: TrainConfig) -> list[list[tuple[Path, str]]]:
+    """The files of each source, and what they are called: their names, with as many folders as tell them apart."""
+    files = [config.paths(s.file) for s in config.data.sources]
+    known = sorted({_place(p) for paths in files for p in paths})
+    names: dict[Path, str] = {}
+    for path in known:
+        alike = [p for p in known if p.name == path.name]
+        length = next(
+            n
+            for n in range(1, len(path.parts) + 1)
+            if sum(p.parts[-n:] == path.parts[-n:] for p in alike) == 1
+        )
+        names[path] = "/".join(path.parts[-length:])
+    count = Counter(_place(p) for paths in files for p in paths)
+
+    def name(path: Path, number: int) -> str:
+        again = f" (sources[{number}])" if count[_place(path)] > 1 else ""
+        return names[_place(path)] + again
+
+    return [[(p, name(p, number)) for p in paths] for number, paths in enumerate(files)]
+
+
+def _place(path: Path) -> Path:
+    """The whole path; links keep the names the user gave them."""
+    return Path(os.path.abspath(path))
 
 
 def read_sources(config: TrainConfig, charges: ChargeSpec) -> Splits:
@@ -57,45 +89,76 @@ def read_sources(config: TrainConfig, charges: ChargeSpec) -> Splits:
         FileNotFoundError: when a file is not there.
     """
     splits = Splits()
-    for source in config.data.sources:
-        for path in config.paths(source.file):
-            frames = read_frames(path, source.reading(charges), splits.problems)
-            if source.split is None:
-                (splits.train if source.use == "train" else splits.valid).extend(frames)
-                continue
-            for frame, where in zip(frames, _where(frames, source.split, path, config.seed, splits.problems)):
-                if where is None:
-                    splits.left_out[path.name] = splits.left_out.get(path.name, 0) + 1
-                else:
-                    (splits.train if where == "train" else splits.valid).append(frame)
+    read: list[tuple[SourceConfig, _File]] = []
+    for number, (source, files) in enumerate(zip(config.data.sources, source_names(config))):
+        frames: list[Frame] = []
+        for path, name in files:
+            own = read_frames(path, source.reading(charges), splits.problems, name)
+            read.append((source, _File(_place(path), name, own)))
+            frames += own
+        missing = absent(source.electrode_elements, frames)
+        if missing is not None:
+            splits.absent.append(f"data.sources[{number}].electrode_elements = {missing}")
+    drawn = _drawn([(s.split, f) for s, f in read if s.split is not None], config.seed)
+    for source, file in read:
+        places: Iterable[str | None] = repeat(source.use)
+        if source.split is not None:
+            places = _where(file, source.split, drawn, splits)
+        for frame, where in zip(file.frames, places):
+            if where is None:
+                splits.left_out[file.name] = splits.left_out.get(file.name, 0) + 1
+            else:
+                (splits.train if where == "train" else splits.valid).append(frame)
     return splits
 
 
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    name: str
+    frames: list[Frame]
+
+    def groups(self, split: SplitConfig) -> tuple[str, dict[int, str]]:
+        """What groups are told apart by, the same for all files that name it, and the group of each frame that has one."""
+        if split.group is None:
+            return f"frame of {self.path}", {f.index: str(f.index) for f in self.frames}
+        return split.group, {f.index: str(f.info[split.group]) for f in self.frames if split.group in f.info}
+
+
+def _drawn(splits: Sequence[tuple[SplitConfig, _File]], seed: int) -> dict[tuple[str, str], bool]:
+    """Whether a group is for validation, by what it is told apart by and its name; all files that hold it agree.
+
+    Files with few groups come first: those that share them with larger ones get their part too.
+    """
+    drawn: dict[tuple[str, str], bool] = {}
+    parts = [(split.fraction, *file.groups(split)) for split, file in splits if split.fraction is not None]
+    for fraction, kind, groups in sorted(parts, key=lambda p: len(set(p[2].values()))):
+        names = sorted(set(groups.values()))
+        open_ = max(1, round(fraction * len(names))) - sum(drawn.get((kind, n), False) for n in names)
+        for k in np.random.default_rng([seed, len(names)]).permutation(len(names)):
+            if (kind, names[k]) not in drawn:
+                drawn[kind, names[k]] = open_ > 0
+                open_ -= 1
+    return drawn
+
+
 def _where(
-    frames: Sequence[Frame], split: SplitConfig, path: Path, seed: int, problems: list[Problem]
-) -> list[str | None]:
+    file: _File, split: SplitConfig, drawn: dict[tuple[str, str], bool], splits: Splits
+) -> Iterator[str | None]:
     """ "train", "valid" or None for each frame."""
     key = split.key if split.key is not None else split.group
-    for f in frames:
+    train, valid = words(split.train), words(split.valid)
+    kind, groups = file.groups(split)
+    for f in file.frames:
         if key is not None and key not in f.info:
-            problems.append(
-                Problem(path.name, f.index, f"{key} = nothing must be given: the split goes by it")
-            )
-    frames_with = [f for f in frames if key is None or key in f.info]
-    if split.key is not None:
-        train, valid = words(split.train), words(split.valid)
-        named = {f.index: str(f.info[split.key]) for f in frames_with}
-        place = {k: "train" if v in train else "valid" if v in valid else None for k, v in named.items()}
-        return [place.get(f.index) for f in frames]
-    assert split.fraction is not None
-    groups = {f.index: str(f.info[key]) if key is not None else str(f.index) for f in frames_with}
-    names = sorted(set(groups.values()))
-    count = max(1, round(split.fraction * len(names)))
-    order = np.random.default_rng([seed, len(names)]).permutation(len(names))
-    chosen = {names[k] for k in order[:count]}
-    return [
-        None if f.index not in groups else "valid" if groups[f.index] in chosen else "train" for f in frames
-    ]
+            text = f"{key} = nothing must be given: the split goes by it"
+            splits.problems.append(Problem(file.name, f.index, text))
+            yield None
+        elif split.key is not None:
+            value = str(f.info[split.key])
+            yield "train" if value in train else "valid" if value in valid else None
+        else:
+            yield "valid" if drawn[kind, groups[f.index]] else "train"
 
 
 def epoch_order(seed: int, epoch: int, frames: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +26,8 @@ from grahame.hybrid.training.schedule import Plateau, in_stage_two, learning_rat
 from grahame.hybrid.training.transfer import freeze
 
 __all__ = ["Position", "Trainer"]
+
+_ABSURD = 1e3  # e, charges of a training that has diverged
 
 
 @dataclass
@@ -97,6 +99,8 @@ class Trainer:
             )
         self.steps_per_epoch = -(-len(train) // (o.batch_size * processes.world))
         self._began = time.perf_counter()
+        # What cannot train at all is said before the first epoch.
+        freeze(model, config.transfer, self.fixed, 0)
 
     # ---- one step -------------------------------------------------------------------------------------------
 
@@ -138,7 +142,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         sums: list[Tensor] = [torch.zeros((), dtype=torch.float64) for _ in self.names]
         if batch is not None:
-            found = predict(self.model, batch, self.names, train=True)
+            found = self.predict(batch, self.names, train=True)
             sums = losses.error_sums(found, batch, self.names, self.config.loss.huber)
             total = losses.loss(sums, counts, self.weights())
             if total.requires_grad:
@@ -166,6 +170,33 @@ class Trainer:
         self.at.counts = [a + b for a, b in zip(self.at.counts, counts)]
         return bool(stopping > 0)
 
+    def predict(self, batch: Batch, wanted: Collection[str], train: bool = False) -> dict[str, Tensor]:
+        """What the model says for a batch.
+
+        Raises:
+            ValueError: when the weights have left all reason behind, instead of whatever fails on them first.
+        """
+        try:
+            return predict(self.model, batch, wanted, train=train)
+        except (ArithmeticError, RuntimeError, ValueError) as error:
+            charge = self._largest_charge(batch) if self.at.steps else 0.0
+            if charge < _ABSURD:
+                raise
+            reached = f"charges reach {charge:.2g} e" if charge < float("inf") else "charges are no numbers"
+            raise ValueError(
+                f"optimiser.learning_rate = {self.config.optimiser.learning_rate:g} must be lower: after {self.at.steps} steps the "
+                f"training has diverged, {reached}; try a tenth of it"
+            ) from error
+
+    @torch.no_grad()
+    def _largest_charge(self, batch: Batch) -> float:
+        """Largest charge that the network says, e; infinity where it is no number."""
+        levels = torch.tensor([self.model.level(n) for n in batch.levels], device=self.processes.device)
+        found = self.model.local(batch.graph, levels, batch.conditions).charges
+        largest = 0.0 if found is None or not len(found) else float(found.abs().max())
+        finite = all(bool(p.isfinite().all()) for p in self.model.parameters())
+        return largest if finite and largest == largest else float("inf")
+
     def training_loss(self) -> float:
         """Mean loss of the epoch so far, with this stage's weights."""
         parts = zip(self.weights(), self.at.sums, self.at.counts)
@@ -182,7 +213,7 @@ class Trainer:
             for start in range(0, len(mine), size):
                 batch = self.batch(mine[start : start + size])
                 wanted = labelled(batch)
-                table.add(predict(self.model, batch, wanted), batch)
+                table.add(self.predict(batch, wanted), batch)
         table.sums = self.processes.sum(torch.as_tensor(table.sums)).numpy()
         squares = [(w, table.mean_square(n)) for w, n in zip(self.weights(), self.names)]
         value = sum(w * s for w, s in squares if s is not None)

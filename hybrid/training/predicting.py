@@ -7,14 +7,12 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from grahame.electrostatics.cells import nearest_image_shifts
+from grahame.electrostatics.cells import SLABS, nearest_image_shifts
 from grahame.hybrid.frames import LABELS, Batch
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.work_functions import SIDES, why_none
 
 __all__ = ["labelled", "predict"]
-
-_FLAT = ("slab", "slab-exact")
 
 
 def labelled(batch: Batch, wanted: Collection[str] = tuple(LABELS)) -> set[str]:
@@ -62,7 +60,7 @@ def _on_branch(moments: Tensor, batch: Batch) -> Tensor:
     """
     moved = []
     for moment, label, frame in zip(moments, batch.labels["dipole"], batch.frames):
-        repeats = [p and (d < 2 or frame.conditions.boundary not in _FLAT) for d, p in enumerate(frame.pbc)]
+        repeats = [p and (d < 2 or frame.conditions.boundary not in SLABS) for d, p in enumerate(frame.pbc)]
         if frame.conditions.boundary == "open" or not any(repeats) or bool(label.isnan().any()):
             moved.append(moment)
             continue

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from grahame.hybrid.config_base import AnyCase, Block, unit, wrong
+from grahame.hybrid.frames import LABELS
 from grahame.hybrid.model import FORMAL_CHARGES, ChargeSpec
-from grahame.hybrid.reading import Reading
+from grahame.hybrid.reading import Reading, not_an_element
+from grahame.hybrid.schema import ElectricState
 
 __all__ = ["ChecksConfig", "DataConfig", "KeysConfig", "SourceConfig", "SplitConfig", "words"]
 
@@ -18,6 +22,11 @@ Words = str | tuple[str, ...]
 def words(value: Words) -> tuple[str, ...]:
     """One word or several, as several."""
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = [k for k in known if k.lower() == name.lower()] or difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"they are {', '.join(known)}"
 
 
 class KeysConfig(Block):
@@ -152,6 +161,24 @@ class DataConfig(Block):
     def _some(self) -> DataConfig:
         if not self.sources:
             raise wrong("sources", "[]", "name at least one file", "add an entry with `file`")
+        return self
+
+    @model_validator(mode="after")
+    def _known_names(self) -> DataConfig:
+        # Not in the sources themselves: models that were trained before it was asked for must still be read.
+        for number, source in enumerate(self.sources):
+            where = f"sources[{number}]"
+            for element in source.electrode_elements:
+                remedy = not_an_element(element)
+                if remedy:
+                    raise wrong(f"{where}.electrode_elements", element, "be a chemical symbol", remedy)
+            names = {"optional": tuple(LABELS)}
+            names |= dict.fromkeys(("require", "ignore", "state"), ElectricState.names())
+            for key, known in names.items():
+                for name in getattr(source, key):
+                    if name not in known:
+                        what = "a label" if key == "optional" else "a key of the schema"
+                        raise wrong(f"{where}.{key}", name, f"name {what}", _nearest(name, known))
         return self
 
     @model_validator(mode="before")

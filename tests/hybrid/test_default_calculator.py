@@ -379,6 +379,14 @@ def test_contradictions_are_refused_at_construction(model: HybridModel) -> None:
             "ForeignShortRange(ASETrunk(calculator), charges, contains_coulomb=...) of grahame.hybrid.adapters",
         ),
         (
+            lambda: HybridCalculator(model=3),  # type: ignore[arg-type]
+            "model = 3 must be a HybridModel or the path of a model file: leave it out for au-water-nacl, the one in the box",
+        ),
+        (
+            lambda: HybridCalculator().get_potential_energy(Atoms()),
+            "atoms = 0 must be at least one: a model has nothing to say of an empty structure",
+        ),
+        (
             lambda: HybridCalculator(potentials=1.0),
             "potentials = 1.0 V must be numbers, one per electrode: write [0.0, 1.0]",
         ),

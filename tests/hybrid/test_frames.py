@@ -11,7 +11,7 @@ from ase.build import fcc111, molecule
 from ase.io import write
 
 from grahame.hybrid.frames import LABELS, Frame, make_batch
-from grahame.hybrid.reading import Reading, make_frame, read_frames
+from grahame.hybrid.reading import BadFrames, Reading, make_frame, read_frames
 
 FORMAL = {"H": 1.0, "O": -2.0, "Na": 1.0}
 EMPTY: dict[str, str] = {}
@@ -232,6 +232,7 @@ def test_a_cut_file_is_named_with_its_frame(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cut") as error:
         read_frames(path, Reading(EMPTY))
     assert "\ncut.xyz, frame 1: cannot be read (" in str(error.value)
+    assert "frame 0" not in str(error.value)
     path.write_text(text.rstrip()[:-2])
     with pytest.raises(ValueError, match="cut") as error:
         read_frames(path, Reading(EMPTY))
@@ -239,6 +240,59 @@ def test_a_cut_file_is_named_with_its_frame(tmp_path: Path) -> None:
         "frames = 1 bad ones must be corrected or left out:\n"
         "cut.xyz, frame 1: its last line has no end: the file is cut here"
     )
+
+
+def test_bad_frames_beyond_those_shown_are_kept(tmp_path: Path) -> None:
+    write(tmp_path / "a.xyz", [water(total_charge=np.nan) for _ in range(53)])
+    with pytest.raises(BadFrames) as error:
+        read_frames(tmp_path / "a.xyz", Reading(EMPTY))
+    first, *lines = str(error.value).splitlines()
+    assert first == "frames = 53 bad ones must be corrected or left out:"
+    assert lines[49:] == [
+        "a.xyz, frame 49: total_charge = nan must be finite: correct the key",
+        "... and 3 more: add --json to list all of them",
+    ]
+    assert [p.index for p in error.value.problems] == list(range(53))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "named", "sentence"),
+    [
+        ({"fc": [np.nan, 0.0, 0.0]}, {"formal_charges": "fc"}, "formal_charges = fc must be finite: it holds NaN or infinity"),
+        (
+            {"fc": np.zeros((3, 2))},
+            {"formal_charges": "fc"},
+            "formal_charges = fc must be one number per atom: it has another shape",
+        ),
+        ({"fc": ["a", "b", "c"]}, {"formal_charges": "fc"}, "formal_charges = fc must be numbers: correct the key"),
+        (
+            {"g": [-1.0, 0.5, 0.0]},
+            {"electrode_groups": "g"},
+            "electrode_groups = g must be whole numbers, -1 for none: correct the array",
+        ),
+    ],
+)  # fmt: skip
+def test_arrays_that_cannot_be_meant_are_refused(
+    arrays: dict[str, Any], named: dict[str, Any], sentence: str
+) -> None:
+    atoms = water()
+    for key, values in arrays.items():
+        atoms.set_array(key, np.array(values))
+    assert refused(atoms, **named) == sentence
+
+
+def test_atoms_of_no_element_and_frames_of_no_atom_are_refused() -> None:
+    atoms = water()
+    atoms.numbers[2] = 0
+    assert refused(atoms) == "atom 2 = X must be an element: correct its symbol"
+    assert refused(Atoms()) == "atoms = 0 must be at least one: leave the frame out"
+
+
+def test_an_electrode_of_no_element_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.xyz", water())
+    with pytest.raises(ValueError, match="symbol") as error:
+        read_frames(tmp_path / "a.xyz", Reading(EMPTY, electrode_elements=("au",)))
+    assert str(error.value) == "electrode_elements = au must be a chemical symbol: did you mean Au?"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """A model as the short range of dynamics: lists, images, state, and the energy it conserves."""
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
+from torch._inductor.exc import InductorError, InvalidCxxCompiler
 
 from grahame.electrostatics import Coulomb
 from grahame.hybrid import HybridCalculator
@@ -200,4 +204,130 @@ def test_a_model_without_charges_refuses_electrodes() -> None:
     assert str(caught.value) == (
         "electrodes = 16 atoms must be left out with a model without charges: it has nothing that an electrode's charge could "
         "act on"
+    )
+
+
+UNCOMPILED = (
+    "compile = true must find what torch.compile needs (REASON): the network goes on uncompiled, with the same numbers and more "
+    "slowly; install a C++ compiler, or leave `compile` out"
+)
+
+
+def no_compiler(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+    """As torch.compile does without a C++ compiler: it raises when the network is first called."""
+
+    def call(*_: Any) -> Any:
+        raise InductorError(InvalidCxxCompiler(), None)
+
+    return call
+
+
+def no_way_back(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+    """As torch.compile does where only the derivatives cannot be translated."""
+
+    def call(*args: Any) -> Any:
+        def refuse(_: Any) -> None:
+            raise InductorError(InvalidCxxCompiler(), None)
+
+        scalars, vectors = function(*args)
+        scalars.register_hook(refuse)
+        return scalars, vectors
+
+    return call
+
+
+def no_translation(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+    """As torch.compile does on a platform that it does not know."""
+    raise RuntimeError("torch.compile is not supported on Python 3.99+")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("broken", [no_compiler, no_way_back, no_translation])
+def test_what_cannot_be_compiled_runs_as_it_is_written(
+    broken: Any, layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atoms = water_box()
+    wanted = evaluate(LearnedShortRange(make_model(layers=layers)), atoms)
+    monkeypatch.setattr(torch, "compile", broken)
+
+    def started() -> tuple[LearnedShortRange, Any]:
+        local = LearnedShortRange(make_model(layers=layers), compile=True)
+        return local, evaluate(local, atoms)
+
+    with pytest.warns(UserWarning, match="compile") as said:
+        local, found = started()
+    reason = str(InductorError(InvalidCxxCompiler(), None)).splitlines()[0].rstrip(".")
+    if broken is no_translation:
+        reason = "torch.compile is not supported on Python 3.99+"
+    assert [str(w.message) for w in said] == [UNCOMPILED.replace("REASON", reason)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = evaluate(local, atoms)
+    for a, b, c in zip(wanted, found, again):
+        # What was computed before the derivatives failed has tables of another width.
+        np.testing.assert_allclose(b, a, rtol=0, atol=1e-12)
+        np.testing.assert_array_equal(c, a)
+
+
+def test_errors_of_a_compiled_computation_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def translate(function: Any, **_: Any) -> Any:
+        def call(*_: Any) -> Any:
+            raise RuntimeError("The size of tensor a (2) must match the size of tensor b (3)")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", translate)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeError, match=r"^The size of tensor a \(2\)"):
+            evaluate(LearnedShortRange(make_model(), compile=True), water_box())
+
+
+FRAGMENTS = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "sentence"),
+    [
+        (
+            "transfer",
+            {"formal_charges": np.zeros(3)},
+            "formal_charges = values of shape (3,) must be one per atom, 11: give those of this structure",
+        ),
+        (
+            "projected",
+            {"fragments": np.zeros(4, dtype=np.int64)},
+            "fragments = values of shape (4,) must be one per atom, 11: give those of this structure",
+        ),
+        (
+            "projected",
+            {"fragments": FRAGMENTS, "fragment_charges": np.zeros(3)},
+            "fragment_charges = 3 values must be one per fragment, 5: fragments are numbered from 0",
+        ),
+    ],
+)
+def test_values_of_another_structure_are_refused(kind: str, options: Any, sentence: str) -> None:
+    local = LearnedShortRange(make_model(charges={"kind": kind}), **options)
+    with pytest.raises(ValueError, match="must be one per") as refused:
+        evaluate(local, water_box())
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize("options", [{}, {"layers": 2}, {"charges": {"kind": "none"}, "repulsion": False}])
+def test_two_atoms_at_one_place_are_named(options: Any) -> None:
+    atoms = water_box()
+    atoms.positions[10] = atoms.positions[4]
+    with pytest.raises(ValueError, match="distance") as refused:
+        evaluate(LearnedShortRange(make_model(**options)), atoms)
+    assert str(refused.value) == (
+        "distance = 0 Å of atoms 4 (H) and 10 (Cl) must be positive: move one of them, or remove it"
+    )
+
+
+def test_no_atoms_are_refused() -> None:
+    with pytest.raises(ValueError, match="atoms") as refused:
+        evaluate(LearnedShortRange(make_model()), Atoms())
+    assert (
+        str(refused.value)
+        == "atoms = 0 must be at least one: a model has nothing to say of an empty structure"
     )

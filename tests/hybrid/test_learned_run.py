@@ -25,6 +25,7 @@ from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.solve import solve_structure
 from tests.hybrid.model_cells import make_model, slab
 from tests.hybrid.small_cells import small_cell, small_run
+from tests.hybrid.test_learned import no_compiler
 from tests.hybrid.test_restart import contents, killed_at
 
 BOTTOM, TOP = np.arange(4), np.arange(4, 8)
@@ -217,6 +218,17 @@ def test_the_model_in_the_box_is_named_not_found_by_path(
     text = summary.provenance.read_text()
     assert json.loads(text)["config"]["short_range"]["model"] == "au-water-nacl"
     assert str(tmp_path / "elsewhere") not in text
+
+
+def test_a_run_without_a_compiler_goes_on_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = run(learned_run(tmp_path / "plain", {"steps": 2}), progress=False)
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    short = {"model": "model.safetensors", "compile": True}
+    with pytest.warns(UserWarning, match=r"^compile = true must find what torch.compile needs") as said:
+        found = run(learned_run(tmp_path / "compiled", {"steps": 2}, short_range=short), progress=False)
+    assert sum("compile = true" in str(w.message) for w in said) == 1
+    assert found.completed
+    assert Path(found.trajectory).read_bytes() == Path(wanted.trajectory).read_bytes()
 
 
 def test_levels_choose_the_energy(tmp_path: Path) -> None:

@@ -120,6 +120,13 @@ def test_a_trusted_pickle_can_be_read(tmp_path: Path) -> None:
     )
     save_model(model, tmp_path / "model.safetensors")
     load_model(tmp_path / "model.safetensors", allow_pickle=True)
+    path.write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(ValueError, match="must be a model that") as caught:
+        load_model(path, allow_pickle=True)
+    assert str(caught.value) == (
+        f"model = {path} must be a model that torch.save wrote (Invalid magic number; corrupt file?): use save_model, whose "
+        "files any version reads"
+    )
 
 
 def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
@@ -233,6 +240,10 @@ def test_a_specification_of_another_version_is_refused_by_its_keys(tmp_path: Pat
         ("missing", "readout.weight is nothing and should be [1, 12]"),
         ("shape", "readout.weight is [3, 3] and should be [1, 12]"),
         ("more", "extra is [2] and should be nothing"),
+        ("precision", "readout.weight is in float32 and should be in float64"),
+        ("layers", "there are 1 layers and should be 1000000"),
+        ("hidden", "network.readouts.0.second.weight is [12, 12] and should be [10000000, 10000000]"),
+        ("rank", "charge_head.radial.weight is [16, 4] and should be [1000000000, 4]"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: str, words: str) -> None:
@@ -242,6 +253,15 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: str, words:
         del weights["readout.weight"]
     elif change == "shape":
         weights["readout.weight"] = torch.zeros(3, 3, dtype=torch.float64)
+    elif change == "precision":
+        weights["readout.weight"] = weights["readout.weight"].float()
+    elif change == "layers":
+        header["spec"]["architecture"]["layers"] = 1000000
+        header["receptive_field"] = 4e6
+    elif change == "hidden":
+        header["spec"]["architecture"]["hidden"] = 10000000
+    elif change == "rank":
+        header["spec"]["charges"]["rank"] = 1000000000
     else:
         weights["extra"] = torch.zeros(2)
     rewritten(path, weights, header)
@@ -250,6 +270,90 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path, change: str, words:
     assert str(caught.value) == (
         f"model = {path} must hold the weights of its specification: {words}; copy the file again"
     )
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    weights, header = parts(path)
+    weights["readout.weight"][0, 3] = np.nan
+    rewritten(path, weights, header)
+    with pytest.raises(ValueError, match="finite") as caught:
+        load_model(path)
+    assert str(caught.value) == (
+        f"model = {path} must hold finite weights: readout.weight has NaN or infinity, copy the file or train it again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "sentence"),
+    [
+        ("units", None, "must state the units Å, eV, e, V, V/Å, amu: its header has None, copy it again"),
+        (
+            "units",
+            {"length": "bohr"},
+            "must state the units Å, eV, e, V, V/Å, amu: its header has {'length': 'bohr'}, copy it again",
+        ),
+        (
+            "receptive_field",
+            5.5,
+            "must have the receptive field of its specification, 4 Å: its header has 5.5, copy it again",
+        ),
+        (
+            "spec.scale",
+            -1.0,
+            "must hold a specification this version understands: scale = -1.0 eV must be greater than 0 eV: give the scale of "
+            "energies in eV",
+        ),
+        (
+            "spec.elements",
+            ["H", "H"],
+            "must hold a specification this version understands: elements = ['H', 'H'] must be chemical symbols, each once: "
+            "name every element of the data",
+        ),
+        (
+            "spec.architecture",
+            {"cutoff": -1.0},
+            "must hold a specification this version understands: architecture.cutoff = -1 Å must be positive and finite: 5 Å is usual",
+        ),
+        (
+            "spec.reference_energies",
+            {"default": {"O": float("nan")}},
+            "must hold a specification this version understands: reference_energies.default.O = nan must be finite: correct it",
+        ),
+    ],
+)
+def test_headers_that_contradict_themselves_are_refused(
+    tmp_path: Path, entry: str, value: object, sentence: str
+) -> None:
+    path = tmp_path / "model.safetensors"
+    weights, header = parts(path)
+    block, _, key = entry.rpartition(".")
+    (header[block] if block else header)[key] = value
+    rewritten(path, weights, header)
+    with pytest.raises(ValueError, match="must") as caught:
+        load_model(path)
+    assert str(caught.value) == f"model = {path} {sentence}"
+
+
+@pytest.mark.parametrize("change", ["elements", "weights"])
+def test_what_was_changed_after_writing_is_noticed(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "model.safetensors"
+    weights, header = parts(path)
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata()
+    if change == "elements":
+        header["spec"]["elements"] = ["O", "H", "Na", "Cl", "Au"]
+    else:
+        weights["readout.weight"][0, 3] += 1e-3
+    save_file(weights, str(path), metadata=metadata | {"grahame": json.dumps(header, ensure_ascii=False)})
+    with pytest.raises(ValueError, match="written") as caught:
+        load_model(path)
+    assert str(caught.value) == (
+        f"model = {path} must be as it was written: its header or weights were changed since, copy it again"
+    )
+    # Files of earlier versions have no checksum.
+    rewritten(path, weights, header)
+    load_model(path)
 
 
 def test_unknown_elements_are_named(tmp_path: Path) -> None:

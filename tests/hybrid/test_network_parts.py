@@ -18,6 +18,7 @@ from grahame.hybrid.graph import batch, make_graph, neighbor_table
 from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
 from grahame.hybrid.shortrange import radial, sphere
 from grahame.hybrid.shortrange.base import Response
+from grahame.hybrid.shortrange.equivariant import Architecture
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.shortrange.repulsion import NuclearRepulsion
 from grahame.kernels.neighbors import neighbor_pairs
@@ -165,3 +166,60 @@ def test_hardness_starts_as_given_by_element(site_constants: str) -> None:
     np.testing.assert_allclose(found.detach(), wanted, rtol=0, atol=2e-6)
     assert model.spec.charges.hard
     assert not ChargeSpec(hardness={"Au": 0.0}).hard
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        ({"cutoff": -1.0}, "cutoff = -1 Å must be positive and finite: 5 Å is usual"),
+        ({"cutoff": math.nan}, "cutoff = nan Å must be positive and finite: 5 Å is usual"),
+        ({"layers": 0}, "layers = 0 must be a whole number of at least 1: 1 is usual"),
+        ({"channels": 2.5}, "channels = 2.5 must be a whole number of at least 1: 32 is usual"),
+        ({"l_max": 4}, "l_max = 4 must be 1, 2 or 3: 2 is usual"),
+    ],
+)
+def test_sizes_of_no_network_are_refused(sizes: dict[str, float], sentence: str) -> None:
+    with pytest.raises(ValueError, match="must be") as refused:
+        Architecture(**sizes)  # type: ignore[arg-type]
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (
+            {"accuracy": 1.0},
+            "accuracy = 1.0 must be at most 0.1: give the relative force error of the electrostatics",
+        ),
+        ({"scale": -1.0}, "scale = -1.0 eV must be greater than 0 eV: give the scale of energies in eV"),
+        (
+            {"double_counting": "switched", "switch": (1.0, 9.0)},
+            "switch = 9 Å must not exceed the cut-off of 5 Å: beyond it the network sees no pair that could make up for what is "
+            "removed",
+        ),
+        (
+            {"architecture": {"layers": 0}},
+            "architecture.layers = 0 must be a whole number of at least 1: 1 is usual",
+        ),
+        (
+            {"charges": {"widths": {"O": 0.1}}},
+            "charges.widths.O = 0.1 Å must be above 0.2 Å: 0.5 Å is usual, 0.392 Å of metals",
+        ),
+        (
+            {"charges": {"formal": {"O": math.inf}}},
+            "charges.formal.O = inf must be finite: correct it",
+        ),
+        (
+            {"reference_energies": {"default": {"O": math.nan}}},
+            "reference_energies.default.O = nan must be finite: correct it",
+        ),
+        (
+            {"reference_energies": {"default": {"H": 1.0, "Au": 2.0}}},
+            "reference_energies of Au at level default must belong to elements of the model (H, O): correct the symbols",
+        ),
+    ],
+)
+def test_a_wrong_specification_gets_one_sentence(values: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match="must") as refused:
+        ModelSpec(elements=("H", "O"), **values)  # type: ignore[arg-type]
+    assert str(refused.value) == sentence

@@ -53,6 +53,7 @@ def test_unknown_words_and_wrong_numbers_are_refused() -> None:
     for key, value, sentence in (
         ("countercharge", "explicit", "countercharge = explicit must be one of explicit_ions, uniform_background, planar_gate, jellium_slab, poisson_boltzmann, none: did you mean explicit_ions?"),
         ("total_charge", "one", "total_charge = 'one' must be a number: correct the key"),
+        ("total_charge", True, "total_charge = True must be a number: correct the key"),
         ("potential", np.nan, "potential = nan V must be finite: correct the key"),
         ("external_field", 0.1, "external_field = 1 numbers must be three, one per axis: correct the key"),
         ("excess_charge", 2.0, "excess_charge = 2 e must equal total_charge = -1 e: correct one of the two"),

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.io import write
 
 from grahame.electrostatics import Electrode
 from grahame.hybrid.frames import Conditions, Frame
 from grahame.hybrid.model import ChargeSpec
+from grahame.hybrid.reading import Reading, make_frame
+from grahame.hybrid.training.building import provenance
 from grahame.hybrid.training.checks import check_frames
 from grahame.hybrid.training.config import parse_training
 from grahame.hybrid.training.dataset import Splits
+from grahame.hybrid.training.duplicates import twins
 from grahame.hybrid.training.run import checked_frames
 from grahame.hybrid.training.sources import ChecksConfig
 from tests.hybrid.training.tiny import frames, settings, write_data
@@ -93,6 +97,43 @@ def test_a_geometry_in_both_splits_is_found(tmp_path: Path) -> None:
     ]
 
 
+def moved(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """The same geometry with another origin, other images and another order."""
+    out = atoms[rng.permutation(len(atoms))]
+    shift = rng.uniform(-5.0, 5.0, 3)
+    out.positions += shift
+    steps = rng.integers(-2, 3, (len(out), 3)) * np.array(out.pbc)
+    out.positions += steps @ np.array(out.cell)
+    return out
+
+
+@pytest.mark.parametrize("pbc", [(False,) * 3, (True, True, False), (True,) * 3])
+def test_a_geometry_is_found_wherever_it_lies(pbc: tuple[bool, bool, bool]) -> None:
+    rng = np.random.default_rng(3)
+    atoms = frames(3, 1)[2]
+    atoms.cell, atoms.pbc = [[12.0, 0.0, 0.0], [2.0, 11.0, 0.0], [-1.0, 0.5, 9.0]], pbc
+    near = atoms.copy()
+    near.positions[4] += [0.0, 0.002, 0.0]
+    far = atoms.copy()
+    far.positions[6:] += [0.0, 0.0, 1.5]
+    first = [make_frame(a, Reading({}), "a", k) for k, a in enumerate((atoms, near, far))]
+    second = [make_frame(moved(a, rng), Reading({}), "b", k) for k, a in enumerate((far, atoms))]
+    assert [(f.index, g.index) for f, g in twins(first, second)] == [(0, 1), (2, 0)]
+
+
+def test_displaced_atoms_of_a_crystal_are_other_geometries() -> None:
+    """A lattice has no long waves: what single displacements leave of them is all there is to tell frames apart."""
+    crystal = bulk("Cu", cubic=True) * (2, 2, 2)
+    crystal.info["total_charge"] = 0.0
+    some = [crystal.copy() for _ in range(3)]
+    for k, step in enumerate(([0.01, 0.0, 0.0], [0.02, 0.0, 0.0], [0.01, 0.01, 0.0])):
+        some[k].positions[3] += step
+    made = [make_frame(a, Reading({}), "a", k) for k, a in enumerate(some)]
+    assert twins(made[:1], made[1:]) == []
+    again = make_frame(moved(some[0], np.random.default_rng(1)), Reading({}), "b", 7)
+    assert [(f.index, g.index) for f, g in twins(made, [again])] == [(0, 7)]
+
+
 def test_coincident_atoms_are_found(tmp_path: Path) -> None:
     def spoil(some: list[Atoms]) -> None:
         some[0].positions[2] = some[0].positions[1] + [0.0, 0.0, 0.1]
@@ -145,6 +186,82 @@ def test_frames_of_one_group_stay_together(tmp_path: Path) -> None:
     assert not groups[0] & groups[1]
 
 
+KEYS = {"energy": "REF_energy", "forces": "REF_forces", "charges": "REF_charges"}
+
+
+def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder, seed in (("a", 1), ("b", 2)):
+        some = frames(10, seed)
+        if folder == "a":
+            some[3].info["REF_energy"] = np.nan
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "f.xyz", some)
+    config = settings(tmp_path)
+    sources = [{"file": f, "split": {"fraction": 0.2}, "keys": KEYS} for f in ("a/f.xyz", "b/f.xyz")]
+    config["data"] = {"sources": sources, "drop_bad": True, "checks": {"energy_outliers": None}}
+    parsed = parse_training(config, tmp_path)
+    splits = checked_frames(parsed)
+    assert [(p.source, p.index) for p in splits.problems] == [("a/f.xyz", 3)]
+    kept = {(f.source, f.index) for f in splits.frames}
+    assert kept == {(f"{d}/f.xyz", k) for d in "ab" for k in range(10)} - {("a/f.xyz", 3)}
+    files = provenance(parsed, splits.frames)["training_files"]
+    assert {name: v["frames"] for name, v in files.items()} == {"f.xyz": 9, "f.xyz (2)": 10}
+
+
+def test_a_file_that_is_read_twice_is_told_apart(tmp_path: Path) -> None:
+    some = frames(10, 1)
+    for atoms in some:
+        atoms.info["other"] = atoms.info["REF_energy"] + 1.0
+    some[2].info["other"] = np.nan
+    write(tmp_path / "f.xyz", some)
+    config = settings(tmp_path, model={"charges": {"kind": "none"}}, loss={"charges": 0})
+    config["data"] = {
+        "sources": [
+            {"file": "f.xyz", "split": {"fraction": 0.3}, "keys": {"energy": k}, "level": k}
+            for k in ("REF_energy", "other")
+        ],
+        "drop_bad": True,
+        "checks": {"energy_outliers": None},
+    }
+    config["loss"] = {"forces": 0}
+    splits = checked_frames(parse_training(config, tmp_path))
+    assert [(p.source, p.index) for p in splits.problems] == [("f.xyz (sources[1])", 2)]
+    sides = [{(f.level, f.index) for f in part} for part in (splits.train, splits.valid)]
+    assert [len(s) for s in sides] == [13, 6]
+    assert not {k for _, k in sides[0]} & {k for _, k in sides[1]}
+
+
+@pytest.mark.parametrize("order", [("few", "many"), ("many", "few")])
+def test_groups_of_several_files_are_drawn_together(tmp_path: Path, order: tuple[str, str]) -> None:
+    some = frames(20, 1)
+    for k, atoms in enumerate(some):
+        atoms.info["snapshot"] = f"s{k}"
+    write(tmp_path / "many.xyz", some)
+    write(tmp_path / "few.xyz", some[5:15])
+    config = settings(tmp_path)
+    split = {"fraction": 0.2, "group": "snapshot"}
+    sources = [{"file": f"{n}.xyz", "split": split, "keys": KEYS, "level": n} for n in order]
+    config["data"] = {"sources": sources, "checks": {"energy_outliers": None}}
+    splits = checked_frames(parse_training(config, tmp_path))
+    drawn = {n: {f.info["snapshot"] for f in splits.valid if f.level == n} for n in order}
+    assert (len(drawn["few"]), len(drawn["many"])) == (2, 4)
+    assert drawn["few"] <= drawn["many"]
+    assert len(splits.frames) == 30
+    assert not drawn["many"] & {f.info["snapshot"] for f in splits.train}
+
+
+def test_an_electrode_that_no_frame_has_is_refused(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    config = settings(tmp_path)
+    config["data"] |= {"electrode_elements": ["Au"]}
+    with pytest.raises(ValueError, match="electrode") as error:
+        checked_frames(parse_training(config, tmp_path))
+    assert str(error.value).splitlines() == [
+        f"data.sources[{k}].electrode_elements = Au must occur in its frames, of H, O: correct the symbols"
+        for k in range(2)
+    ]
+
+
 @pytest.mark.skipif(
     SHARED is None or not (SHARED / "data/nacl_aq").is_dir(), reason="the NaCl(aq) frames are absent"
 )
@@ -191,6 +308,18 @@ def test_the_known_outliers_of_a_real_set_are_found_and_no_others() -> None:
             {"born": np.zeros((2, 3, 3))},
             "born = given must be left out with charges of kind projected that all atoms of a periodic cell share",
         ),
+        (
+            {"kind": "solved"},
+            {},
+            {"dipole": np.array([0.0, 0.0, 0.1])},
+            "dipole = [0.0, 0.0, 0.1] e Å must be nan along directions that repeat with charges of kind solved that all",
+        ),
+        (
+            {"kind": "projected"},
+            {"boundary": "slab"},
+            {"dipole": np.array([0.2, np.nan, 0.1])},
+            "dipole = [0.2, nan, 0.1] e Å must be nan along directions that repeat with charges of kind projected that all",
+        ),
     ],
 )  # fmt: skip
 def test_what_the_charges_have_no_answer_for_is_found(
@@ -211,3 +340,13 @@ def test_what_the_charges_have_no_answer_for_is_found(
     assert problem.text.startswith(start)
     if not labels:
         assert not check_frames(Splits(train=[free]), ChecksConfig(), ChargeSpec(**charges), 3.0)
+
+
+def test_the_normal_component_of_a_slabs_dipole_is_a_label_for_all_charges() -> None:
+    labels = {"energy": np.array(0.0), "dipole": np.array([np.nan, np.nan, 0.1])}
+    places = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    conditions = Conditions(boundary="slab")
+    frame = Frame(
+        np.array([79, 79]), places, 6.0 * np.eye(3), (True,) * 3, conditions=conditions, labels=labels
+    )
+    assert not check_frames(Splits(train=[frame]), ChecksConfig(), ChargeSpec(kind="projected"), 3.0)

@@ -91,6 +91,64 @@ SENTENCES = [
         {"file": "a", "use": "train", "split": {"key": "s"}},
         "data.sources[0] = use and split must have one of the two: remove `use`",
     ),
+    (
+        "data",
+        {"file": "a", "electrode_elements": ["Pt", "au"]},
+        "data.sources[0].electrode_elements = au must be a chemical symbol: did you mean Au?",
+    ),
+    (
+        "data",
+        {"file": "a", "electrode_elements": ["Nax"]},
+        "data.sources[0].electrode_elements = Nax must be a chemical symbol: correct the symbol",
+    ),
+    ("data", {"file": "a", "electrode_elements": ["X"]}, "data.sources[0].electrode_elements = X must be a chemical symbol: correct the symbol"),
+    ("data", {"file": "a", "optional": ["energi"]}, "data.sources[0].optional = energi must name a label: did you mean energy?"),
+    (
+        "data",
+        {"file": "a", "require": ["functionl"]},
+        "data.sources[0].require = functionl must name a key of the schema: did you mean functional?",
+    ),
+    ("data", {"file": "a", "ignore": ["potental"]}, "data.sources[0].ignore = potental must name a key of the schema: did you mean potential?"),
+    ("data", {"file": "a", "state": {"ph": 7}}, "data.sources[0].state = ph must name a key of the schema: did you mean pH?"),
+    ("model.charges", {"widths": {"Zz": 1.0}}, "model.charges.widths.Zz = 1 Å must belong to a chemical symbol: correct the symbol"),
+    ("model.charges", {"formal": {"NA": 1.0}}, "model.charges.formal.NA = 1 e must belong to a chemical symbol: did you mean Na?"),
+    ("model.charges", {"formal": {"O": "x"}}, "model.charges.formal.O = 'x' must be a number: give the formal charge of elements, e"),
+    ("model.charges", {"hardness": {"Qq": 1.0}}, "model.charges.hardness.Qq = 1 V/e must belong to a chemical symbol: correct the symbol"),
+    (
+        "model.charges",
+        {"hardness": {"O": -1.0}},
+        "model.charges.hardness.O = -1.0 must be at least 0: give the hardness of solved atoms before training, V/e; one number "
+        "or by element",
+    ),
+    (
+        "model.charges",
+        {"widths": {"O": 0.0}},
+        "model.charges.widths.O = 0 Å must be above 0.2 Å: 0.5 Å is usual, 0.392 Å of metals",
+    ),
+    (
+        "model.charges",
+        {"dipoles": {"O": 0.0}},
+        "model.charges.dipoles.O = 0 e Å must be positive and belong to a chemical symbol: 1 is usual",
+    ),
+    (
+        "model",
+        {"double_counting": "switched"},
+        "model.switch = None Å must be two radii, 0 <= inner < outer: double_counting switched removes the bare interaction "
+        "between them",
+    ),
+    (
+        "model",
+        {"double_counting": "switched", "switch": [1.0, 9.0]},
+        "model.switch = 9 Å must not exceed the cut-off of 5 Å: beyond it the network sees no pair that could make up for what "
+        "is removed",
+    ),
+    (
+        "model",
+        {"double_counting": "switched", "switch": [1.0, 2.0], "charges": {"dipoles": {"O": 1.0}}},
+        "model.charges.dipoles = O must be left out with double_counting switched: only pairs of charges are removed there; use "
+        "smeared",
+    ),
+    ("optimiser.betas", [2.0, 0.99], "optimiser.betas[0] = 2.0 must be less than 1: give the memory of Adam's two averages"),
 ]  # fmt: skip
 
 
@@ -120,6 +178,10 @@ def test_files_are_relative_to_the_configuration(tmp_path: Path) -> None:
     [
         ("data: [", "config = {path}, line 2, column 1 must be YAML: expected the node content, but found '<stream end>'; check the indentation, colons and quotes there"),
         ("- 1", "configuration = [1] must be a mapping of keys: start with a `data:` block that names files"),
+        (
+            "3\nProperties=species:S:1:pos:R:3 pbc=F\n" + 40 * "O 0.0 0.0 0.0\n",
+            "configuration = '3 Properties=species:S:1:pos:R:3 pbc=F O 0.0 0.0 0.0 O 0.0 0.0 0.0 O 0.0 0.0... must be a mapping of keys: start with a `data:` block that names files",
+        ),
         ("seed: 1\nseed: 2", "seed = given in lines 1 and 2 must appear once: remove one of the two"),
     ],
 )  # fmt: skip

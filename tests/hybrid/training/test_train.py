@@ -1,12 +1,14 @@
 """Training and evaluation from outside: what they learn, write and print."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from ase.build import fcc111
 from ase.io import read, write
@@ -16,7 +18,8 @@ from grahame.hybrid import HybridCalculator
 from grahame.hybrid.build import build_cell
 from grahame.hybrid.cli import main
 from grahame.hybrid.evaluate import evaluate, reading_of
-from grahame.hybrid.model_file import load_model, open_model
+from grahame.hybrid.model import HybridModel, ModelSpec
+from grahame.hybrid.model_file import load_model, open_model, save_model
 from grahame.hybrid.reading import Reading, make_frame
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.training.config import parse_training
@@ -138,6 +141,121 @@ def test_the_model_in_the_box_is_evaluated_by_name(tmp_path: Path, capsys: Any) 
 def test_frames_are_checked_without_training(folder: Path, capsys: Any) -> None:
     main(["train", str(folder / "train.yaml"), "--check", "--json"])
     assert json.loads(capsys.readouterr().out) == {"train": 16, "valid": 6, "left_out": {}, "dropped": []}
+
+
+def refused(folder: Path, config: dict[str, Any], options: str, capsys: Any) -> str:
+    """What `grahame train` prints on standard error for a configuration that it refuses."""
+    (folder / "t.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit):
+        main(shlex.split(f"train {folder}/t.yaml {options}"))
+    said: str = capsys.readouterr().err
+    return said
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"model": {"charges": {"dipoles": {"Au": 1.0}}}},
+            "model.charges.dipoles.Au = 1 e Å must belong to an element of the training frames (H, O): correct the symbol",
+        ),
+        (
+            {"transfer": {"initial": "narrow.safetensors"}},
+            "elements = O of train.xyz, frame 0 must be among those of the training frames or of the initial model (H): train on "
+            "frames that have them, or leave these frames out",
+        ),
+        (
+            {"transfer": {"initial": "wide.safetensors", "freeze": ["embedding", "interactions", "readout"]}},
+            "transfer.freeze = ['embedding', 'interactions', 'readout'] must leave something to train: remove a group or "
+            "unfreeze it later",
+        ),
+        (
+            {"output": {"folder": "{folder}/train.xyz/out"}},
+            "output.folder = {folder}/train.xyz/out must be a folder that can be written to: {folder}/train.xyz is none; choose "
+            "another one",
+        ),
+    ],
+)
+def test_a_check_refuses_what_the_training_refuses(
+    tmp_path: Path, capsys: Any, changes: dict[str, Any], sentence: str
+) -> None:
+    write_data(tmp_path)
+    for name, elements in (("narrow", ("H",)), ("wide", ("H", "O"))):
+        save_model(HybridModel(ModelSpec(elements=elements)), tmp_path / f"{name}.safetensors")
+    config = settings(tmp_path / "out", **changes)
+    if "transfer" in changes:
+        del config["model"]
+    if "output" in changes:
+        config["output"]["folder"] = changes["output"]["folder"].format(folder=tmp_path)
+    files = sorted(tmp_path.rglob("*"))
+    said = [refused(tmp_path, config, options, capsys) for options in ("--check", "--no-progress")]
+    assert said == 2 * [f"Error: {sentence.format(folder=tmp_path)}\n"]
+    assert sorted(tmp_path.rglob("*")) == sorted([*files, tmp_path / "t.yaml"])
+
+
+def test_a_check_writes_nothing(tmp_path: Path, capsys: Any) -> None:
+    write_data(tmp_path)
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(settings(tmp_path / "out")))
+    files = sorted(tmp_path.rglob("*"))
+    main(["train", str(tmp_path / "t.yaml"), "--check"])
+    assert capsys.readouterr().out == "10 frames to train, 4 to validate\n"
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_check_refuses_a_gpu_that_is_not_there(tmp_path: Path, capsys: Any) -> None:
+    write_data(tmp_path)
+    config = settings(tmp_path / "out") | {"device": "cuda"}
+    assert refused(tmp_path, config, "--check", capsys) == (
+        "Error: device = cuda must be available: torch sees no GPU; use `device: cpu`\n"
+    )
+
+
+def test_validation_frames_of_other_elements_are_refused_before_training(tmp_path: Path, capsys: Any) -> None:
+    write_data(tmp_path)
+    strange = frames(4, 2)
+    for atoms in strange[2:]:
+        atoms.symbols[0] = "S"
+    write(tmp_path / "valid.xyz", strange)
+    config = settings(tmp_path / "out", model={"charges": {"formal": {"S": -2.0}}})
+    assert refused(tmp_path, config, "--check", capsys) == (
+        "Error: elements = S of valid.xyz, frame 2 must be among those of the training frames or of the initial model (H, O): "
+        "train on frames that have them, or leave these frames out\n"
+    )
+
+
+def test_all_bad_frames_come_as_json(tmp_path: Path, capsys: Any) -> None:
+    write_data(tmp_path, train=60)
+    some = read(tmp_path / "train.xyz", ":")
+    for atoms in some[1:]:
+        del atoms.info["REF_energy"]
+    write(tmp_path / "train.xyz", some)
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(settings(tmp_path / "out")))
+    for options in ("--check --json", "--json"):
+        with pytest.raises(SystemExit) as ended:
+            main(shlex.split(f"train {tmp_path}/t.yaml {options}"))
+        said = capsys.readouterr()
+        assert (ended.value.code, said.err) == (1, "")
+        found = json.loads(said.out)
+        assert found["error"] == "frames = 59 bad ones must be corrected or left out:"
+        assert [b["index"] for b in found["bad"]] == list(range(1, 60))
+        assert found["bad"][0] == {
+            "source": "train.xyz",
+            "index": 1,
+            "text": "energy = nothing under the key REF_energy must be given: the keys there are total_charge",
+        }
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    config = settings(tmp_path / "out", optimiser={"learning_rate": 9.9, "clip": None, "epochs": 30})
+    with pytest.raises(ValueError, match="diverged") as error:
+        train(parse_training(config, tmp_path), progress=False)
+    assert re.fullmatch(
+        r"optimiser.learning_rate = 9.9 must be lower: after \d+ steps the training has diverged, charges (reach \S+ e|are no numbers); "
+        r"try a tenth of it",
+        str(error.value),
+    )
 
 
 def test_two_levels_of_theory_train_together(tmp_path: Path) -> None:
