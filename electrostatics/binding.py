@@ -17,6 +17,7 @@ from grahame.electrostatics import accuracy as accuracy_law
 from grahame.electrostatics import cells, checks, exact, slab
 from grahame.electrostatics.accuracy import Parameters
 from grahame.electrostatics.arrays import host
+from grahame.electrostatics.compiled_step import CompiledStep
 from grahame.electrostatics.system import HalfList, System
 from grahame.kernels import reference
 from grahame.kernels.cpu_pairs import as_rows
@@ -84,6 +85,7 @@ class Binder:
         self._neighbors: NeighborList | None = None
         self._on_device = OnDevice()
         self._excluded = Excluded()
+        self._step = CompiledStep()
 
     def bind(
         self,
@@ -135,6 +137,7 @@ class Binder:
             pairs,
             waves,
             excluded,
+            self._step,
         )
 
     def parameters(self, x: Tensor, h: Tensor | None, s: Tensor) -> Parameters:
@@ -393,14 +396,16 @@ class Excluded:
         device: torch.device,
     ) -> Triple:
         """Pairs (m,2) with the shifts (m,3) of their nearest images: the same object until one of them changes."""
-        shifts = cells.nearest_image_shifts(places[listed[:, 1]] - places[listed[:, 0]], frame, periodic)
         if self._listed is not None:
             atoms, images, tensors = self._listed
             same = (device.type == "cpu") == isinstance(tensors, HalfList)
             same = same and (device.type == "cpu" or tensors[0].device == device)
             same = same and (atoms is listed or np.array_equal(atoms, listed))
-            if same and np.array_equal(images, shifts):
+            if same and cells.nearest_images_stay(listed, images, places, frame, periodic):
                 return tensors
+        shifts = cells.nearest_image_shifts(places[listed[:, 1]] - places[listed[:, 0]], frame, periodic)
+        if self._listed is not None and same and np.array_equal(images, shifts):
+            return tensors
         if device.type == "cpu":
             short = (np.ascontiguousarray(c, dtype=np.int32) for c in (*listed.T, shifts))
             found: Triple = HalfList(RowPairs(as_rows(len(places), *short)))

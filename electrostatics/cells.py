@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grahame.kernels.neighbors import all_below
+
 SLABS = ("slab", "slab-exact")
 PERIODIC = {
     "3d": (True, True, True),
@@ -115,6 +117,23 @@ def nearest_image_shifts(
         near[unsure] += steps[(trial**2).sum(-1).argmin(1)]
     shifts[:, axes] = -near.astype(np.int64)
     return shifts
+
+
+def nearest_images_stay(
+    pairs: NDArray[np.int64],
+    shifts: NDArray[np.int64],
+    places: NDArray[np.float64],
+    cell: NDArray[np.float64],
+    periodic: tuple[bool, bool, bool],
+) -> bool:
+    """Whether `shifts` (m,3) surely still make the vectors of pairs (m,2) of atoms shortest: none is half as long as faces
+    are distant. A quick look, which may be false where they do."""
+    axes = [d for d in range(3) if periodic[d]]
+    if not axes:
+        return True
+    rows = np.ascontiguousarray(cell[axes])
+    inverse, faces = _pseudo_inverse(rows.tobytes(), len(axes))
+    return bool(all_below(0.5 * faces, pairs, shifts, places, cell, inverse @ rows))
 
 
 @lru_cache(maxsize=4)

@@ -5,6 +5,7 @@ Messages read `<name> = <value> <unit> must <rule>: <what to do>`.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.electrostatics import cells
 from grahame.electrostatics.arrays import host
 
 Array: TypeAlias = NDArray[Any] | Tensor | Sequence[Any]
@@ -131,16 +131,22 @@ def cell_of(value: Any, boundary: str, like: Tensor) -> Tensor | None:
         raise ValueError(
             f"cell = array of shape {tuple(h.shape)} must have shape (3, 3): pass the cell vectors as rows, in Å"
         )
-    if not bool(torch.isfinite(h).all()):
+    _check_cell(h.detach().cpu().numpy().tobytes())
+    return h
+
+
+@lru_cache(maxsize=16)
+def _check_cell(rows: bytes) -> None:
+    """Raise for a cell without a volume; a cell that was found right is so in the next step."""
+    h = np.frombuffer(rows).reshape(3, 3)
+    if not np.isfinite(h).all():
         raise ValueError("cell must be finite: it holds NaN or infinity; check the structure")
-    lengths = torch.linalg.vector_norm(h.detach(), dim=1)
-    volume = float(cells.volume(h.detach()))
-    if volume <= 1e-6 * float(lengths.prod()) or volume == 0.0:
+    volume = float(abs(np.cross(h[0], h[1]) @ h[2]))
+    if volume <= 1e-6 * float(np.linalg.norm(h, axis=1).prod()) or volume == 0.0:
         raise ValueError(
             f"cell volume = {volume:g} Å³ must be greater than zero: its vectors are missing or lie in one plane; "
             "give three independent vectors"
         )
-    return h
 
 
 def exclusions_of(value: Any, n: int) -> NDArray[np.int64] | None:

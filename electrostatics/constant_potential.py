@@ -396,7 +396,8 @@ class ConstantPotential:
         external = p.external(system, strength)
         if external is not None:
             inner = inner + charges @ external
-        inner = inner + (site.electronegativity * on_solved + 0.5 * site.hardness * on_solved**2).sum()
+        if not site.bare:
+            inner = inner + (site.electronegativity * on_solved + 0.5 * site.hardness * on_solved**2).sum()
         field_energy, field = inner.new_zeros(()), inner.new_zeros(3)
         along = strength if strength is not None else p.strength(h)
         if p.field is not None:

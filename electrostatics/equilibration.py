@@ -202,6 +202,8 @@ def symmetric_product(matrix: Tensor, v: Tensor) -> Tensor:
     """A v of a symmetric A (n,n) and v (n,) or (n,m); on the CPU from its upper triangle, limited by reading that once."""
     if matrix.device.type != "cpu":
         return matrix @ v
+    if v.ndim == 1:
+        return torch.from_numpy(cpu_symmetric.product(array(matrix), array(v)))
     columns = v.reshape(len(v), -1)
     found = [cpu_symmetric.product(array(matrix), array(c)) for c in columns.T]
     return torch.from_numpy(np.stack(found, axis=1)).reshape(v.shape)

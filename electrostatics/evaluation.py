@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from grahame.electrostatics.system import Felt, HalfList, System, Triple
+from grahame.electrostatics.system import Felt, HalfList, System, Triple, rows_of
 from grahame.kernels.derivatives import First
 from grahame.kernels.neighbors import RowPairs
 
@@ -28,12 +28,13 @@ class _Shortened:
         self._list: Triple | None = None
         self._felt: Triple | None = None
         self._inner: Triple | None = None
+        self._numbers: Tensor | None = None
 
     def felt(self, listed: Triple, place: Tensor) -> Triple:
         """Pairs with a solved atom; `place` (n,) is that of every atom among the solved ones, -1 for the others."""
         # The old list is held here, so that no other one can have its identity.
         if self._felt is None or self._list is None or not _same_list(self._list, listed):
-            self._list, self._inner = listed, None
+            self._list, self._inner, self._numbers = listed, None, None
             if isinstance(listed, HalfList):
                 self._felt = HalfList(RowPairs(listed.found.rows.with_atoms((place >= 0).numpy())))
             else:
@@ -48,6 +49,13 @@ class _Shortened:
         if self._inner is None:
             self._inner = _both(felt, place)
         return self._inner
+
+    def numbers(self, listed: Triple, place: Tensor) -> Tensor:
+        """The same pairs as (m,2) int64."""
+        i, j, _ = self.inner(listed, place)
+        if self._numbers is None:
+            self._numbers = torch.stack([i, j], dim=1).long()
+        return self._numbers
 
 
 def _both(pairs: Triple, place: Tensor) -> Triple:
@@ -94,6 +102,12 @@ class SolvedPairs:
         inner = self._excluded.inner(system.excluded, self._places(system, solved))
         return inner if len(inner[0]) else None
 
+    def excluded_numbers(self, system: System, solved: Tensor) -> Tensor:
+        """Excluded pairs (m,2) of two solved atoms in the numbering of `solved`, int64."""
+        if system.excluded is None:
+            return torch.zeros((0, 2), dtype=torch.int64, device=solved.device)
+        return self._excluded.numbers(system.excluded, self._places(system, solved))
+
     def _places(self, system: System, solved: Tensor) -> Tensor:
         """Place of every atom among the solved ones, -1 for the others, (n,)."""
         n, known = len(system.positions), self._solved
@@ -123,14 +137,19 @@ class Evaluation:
     """
 
     def __init__(self, system: System, solved: Tensor, pairs: SolvedPairs) -> None:
-        self._system = system.detached()
+        self._system = s = system.detached()
         self._solved, self._pairs = solved, pairs
-        self._felt = pairs.felt(self._system, solved)
+        self._felt = pairs.felt(s, solved)
         self._product: Callable[[Tensor], Tensor] | None = None
 
     def at_solved(self, charges: Tensor) -> Tensor:
         """dE/dq (s,) in V of the solved atoms, for charges (n,)."""
-        return self._system.potential(charges, self._felt)[self._solved]
+        s = self._system
+        if self._felt is not None and s.compiled:
+            pairs, excluded = (rows_of(listed) for listed in self._felt)
+            assert pairs is not None
+            return s.step.at_solved(s.geometry, charges, self._solved, pairs, excluded)
+        return s.potential(charges, self._felt)[self._solved]
 
     def first(self, charges: Tensor, forces: bool) -> First:
         """As `System.first`."""

@@ -41,6 +41,8 @@ _ALWAYS_DENSE = 24
 _AGED = 12
 _MAX_ITERATIONS = 2000
 _SAME_PLACE = 1e-9
+_SIZED = 9  # solves that the size of a right-hand side serves...
+_LIKE_THE_LAST = 1e-2  # ...while guesses miss no more of it than this
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,14 @@ class LinearSolver:
         self._evaluation: Evaluation | None = None
         # Whether the factor fits the problem, to rounding and exactly, once that was asked.
         self._fits: dict[bool, bool] = {}
-        self._scale = 1.0
+        # The size of the last right-hand side, and how many more solves it serves.
+        self._scale, self._sized = 1.0, 0
 
     # ------------------------------------------------------------------ the factor
 
     def forget(self) -> None:
         """Let the next answer depend on its own problem alone, to the last bit: no earlier charges, no older factor."""
-        self._history, self._aged, self._alone = [], False, True
+        self._history, self._aged, self._alone, self._sized = [], False, True, 0
 
     def prepare(self, problem: LinearProblem) -> None:
         """Make the factor if there is none, or if this geometry wants a new one."""
@@ -139,7 +142,7 @@ class LinearSolver:
         self._problem, self._fits = problem, {}
         self._evaluation = Evaluation(problem.system, problem.solved, self._pairs)
         self._follow(problem.drive.device)
-        self._inner = _inner_exclusions(problem, self._pairs)
+        self._inner = self._pairs.excluded_numbers(problem.system, problem.solved)
         if self.mode == "iterative" or self._factor_fits(problem, exactly=alone):
             return
         n = len(problem.solved)
@@ -210,7 +213,7 @@ class LinearSolver:
             return False
         if (h is None) != (now.cell is None):
             return False
-        if not torch.equal(excluded, self._inner):
+        if excluded is not self._inner and not torch.equal(excluded, self._inner):
             return False
         near = [
             (x, now.positions[problem.solved]),
@@ -293,18 +296,31 @@ class LinearSolver:
         charges = problem.charges.index_put((problem.solved,), guess)
         inner = self.evaluation.at_solved(charges) + problem.hardness * guess
         strength = guess.new_zeros(()) if problem.follows else None
-        # The residual without solved charges is the natural scale of this right-hand side; where nothing but
-        # held charges drives (an empty capacitor), the potentials that these make are. Symmetry can make both
-        # vanish: rounding then knows the potentials themselves.
         residual = problem.drive - inner
-        driving = residual + self._roughly(problem, guess)
-        whole = max(float(driving.norm()), float(inner.norm()))
-        varying = max(float(c.project(driving).norm()), float((inner - inner.mean()).norm()))
-        self._scale = max(varying, 1e-3 * whole, 1e-10)
+        self._scale = self._size(problem, guess, residual, inner)
         means = problem.group_means(-residual)
         return self.correct(
             problem, Answer(guess, strength, 0, 0), Mismatch(residual, means, strength), tolerance
         )
+
+    def _size(self, problem: LinearProblem, guess: Tensor, residual: Tensor, inner: Tensor) -> float:
+        """What residuals are relative to, in V.
+
+        The residual without solved charges is the natural scale of this right-hand side; where nothing but
+        held charges drives (an empty capacitor), the potentials that these make are. Symmetry can make both
+        vanish: rounding then knows the potentials themselves. Where the guess is good the right-hand side is nearly
+        that of the solve before, and its size is found anew, by a product with the matrix, in every tenth solve only.
+        """
+        c = problem.constraints
+        known = self._sized > 0 and len(self._history) == 3
+        if known and float(c.project(residual).norm()) < _LIKE_THE_LAST * self._scale:
+            self._sized -= 1
+            return self._scale
+        driving = residual + self._roughly(problem, guess)
+        whole = max(float(driving.norm()), float(inner.norm()))
+        varying = max(float(c.project(driving).norm()), float((inner - inner.mean()).norm()))
+        self._sized = _SIZED
+        return max(varying, 1e-3 * whole, 1e-10)
 
     def correct(self, problem: LinearProblem, answer: Answer, mismatch: Mismatch, tolerance: float) -> Answer:
         """One correction of the charges (and of the following field) from the mismatch."""
@@ -426,7 +442,7 @@ class LinearSolver:
     def state(self) -> dict[str, NDArray[Any]]:
         """Last charges and the factor's geometry, for an exact restart."""
         out: dict[str, NDArray[Any]] = {f"history_{i}": host(q) for i, q in enumerate(self._history)}
-        out["numbers"] = np.array([self.factorizations, self._aged])
+        out["numbers"] = np.array([self.factorizations, self._aged, self._scale, self._sized])
         if self._factor is not None and self._place is not None and self._matrix is not None:
             x, h, hardness, s, excluded = self._place
             out["excluded"] = host(excluded)
@@ -442,7 +458,10 @@ class LinearSolver:
         self._factor, self._matrix, self._place, self._fits = None, None, None, {}
         count = sum(key.startswith("history_") for key in state)
         self._history = [torch.as_tensor(np.array(state[f"history_{i}"])) for i in range(count)]
-        self.factorizations, self._aged = int(state["numbers"][0]), bool(state["numbers"][1])
+        numbers = state["numbers"].tolist()
+        self.factorizations, self._aged = int(numbers[0]), bool(numbers[1])
+        # Checkpoints of earlier versions hold no size.
+        self._scale, self._sized = (float(numbers[2]), int(numbers[3])) if len(numbers) > 2 else (1.0, 0)
         if "matrix" in state:
 
             def tensor(name: str) -> Tensor:
@@ -469,12 +488,3 @@ def _equal(a: tuple[Tensor | None, ...], b: tuple[Tensor | None, ...]) -> bool:
         return x.device == y.device and x.shape == y.shape and torch.equal(x, y)
 
     return all(same(x, y) for x, y in zip(a, b))
-
-
-def _inner_exclusions(problem: LinearProblem, pairs: SolvedPairs) -> Tensor:
-    """Excluded pairs (m,2) between solved atoms, in their own numbering."""
-    inner = pairs.inner_excluded(problem.system, problem.solved)
-    if inner is None:
-        return torch.zeros((0, 2), dtype=torch.int64, device=problem.solved.device)
-    i, j, _ = inner
-    return torch.stack([i, j], dim=1).long()

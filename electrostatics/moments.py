@@ -14,10 +14,25 @@ where the W of background and slab have cancelled.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics.slab import Plane
+
+
+def form(boundary: str, alpha: float, length: float, volume: float, gaussian: bool) -> NDArray[np.float64]:
+    """C in 1/Å, (m,m) for the m numbers of B; a background that sees points has no s²."""
+    own = -0.25 / alpha**2
+    if boundary == "slab":
+        found = np.array([[own - length**2 / 12, 0.0, -0.5], [0.0, 1.0, 0.0], [-0.5, 0.0, 0.0]])
+    else:
+        wide = 0.5 if gaussian else 0.0
+        found = np.array([[own, wide, 0.0], [wide, 0.0, 0.0], [0.0, 0.0, 1.0]])
+        if boundary != "displacement":
+            found = found[:2, :2]
+    return found * (4 * math.pi / volume)
 
 
 @dataclass(frozen=True)
@@ -38,22 +53,13 @@ class Moments:
     @classmethod
     def of(cls, plane: Plane, alpha: float, boundary: str) -> "Moments":
         """Of a geometry (without graph) with the splitting `alpha` in 1/Å."""
-        one = torch.ones_like(plane.squared)
-        own = -0.25 / alpha**2
+        numbers = [torch.ones_like(plane.squared)]
         if boundary == "slab":
-            basis = torch.stack([one, plane.z, plane.z * plane.z], dim=0)
-            form = one.new_zeros((3, 3))
-            form[0, 0] = own - plane.length**2 / 12
-            form[1, 1], form[0, 2], form[2, 0] = 1.0, -0.5, -0.5
-        elif boundary == "displacement":
-            basis = torch.stack([one, plane.squared, plane.heights], dim=0)
-            form = one.new_zeros((3, 3))
-            form[0, 0], form[0, 1], form[1, 0], form[2, 2] = own, 0.5, 0.5, 1.0
+            numbers += [plane.z, plane.z * plane.z]
         else:
-            basis = torch.stack([one, plane.squared], dim=0)
-            form = one.new_zeros((2, 2))
-            form[0, 0], form[0, 1], form[1, 0] = own, 0.5, 0.5
-        return cls(boundary, plane, basis, form * (4 * math.pi / plane.volume))
+            numbers += [plane.squared] + ([plane.heights] if boundary == "displacement" else [])
+        found = form(boundary, alpha, float(plane.length), float(plane.volume), True)
+        return cls(boundary, plane, torch.stack(numbers, dim=0), torch.from_numpy(found).to(numbers[0]))
 
     def weights(self, charges: Tensor) -> Tensor:
         """C m, (m,), of charges (n,) e."""

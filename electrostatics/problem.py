@@ -46,6 +46,25 @@ class OnSite:
         return torch.bincount(self.group_of).to(torch.float64)
 
     @cached_property
+    def bare(self) -> bool:
+        """Whether nothing but the operator acts on the solved atoms: no electronegativity and no hardness."""
+        if self.electronegativity.requires_grad or self.hardness.requires_grad:
+            return False
+        return not (bool(self.electronegativity.any()) or bool(self.hardness.any()))
+
+    def among(self, n: int) -> Tensor:
+        """Whether each of n atoms is solved, (n,)."""
+        if n not in self._masks:
+            mask = torch.zeros(n, dtype=torch.bool, device=self.solved.device)
+            mask[self.solved] = True
+            self._masks[n] = mask
+        return self._masks[n]
+
+    @cached_property
+    def _masks(self) -> dict[int, Tensor]:
+        return {}
+
+    @cached_property
     def _sets(self) -> dict[tuple[int, ...], Constraints]:
         return {}
 
@@ -104,12 +123,16 @@ class Problem:
 
     def held_sums(self) -> Tensor:
         """The sum of charges of every constrained set, differentiable in what is held."""
+        if not any(self.held.by_charge):
+            if self.constraints.count == 0:
+                return self.x.new_zeros(0)
+            assert self.total_charge is not None
+            return (self.total_charge - self.q.sum()).reshape(1)
         sums: list[Tensor] = [q for q, by_charge in zip(self.held.charges, self.held.by_charge) if by_charge]
         if self.constraints.count > len(sums):
             assert self.total_charge is not None
-            held = torch.stack(sums).sum() if sums else self.x.new_zeros(())
-            sums.append(self.total_charge - self.q.sum() - held)
-        return torch.stack(sums) if sums else self.x.new_zeros(0)
+            sums.append(self.total_charge - self.q.sum() - torch.stack(sums).sum())
+        return torch.stack(sums)
 
     def order(self) -> tuple[int, int]:
         """The two electrodes of a finite-field cell, bottom and top along the normal."""
@@ -147,7 +170,9 @@ class Problem:
     def stationarity(self, potential: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """psi - (Aq+b) on the solved atoms, and (Aq+b) averaged over each group, V."""
         site = self.site
-        inner = potential[site.solved] + site.electronegativity + site.hardness * q[site.solved]
+        inner = potential[site.solved]
+        if not site.bare:
+            inner = inner + site.electronegativity + site.hardness * q[site.solved]
         means = inner.new_zeros(len(site.sizes)).index_add(0, site.group_of, inner) / site.sizes
         return self.held.potentials[site.group_of] - inner, means
 
@@ -208,9 +233,9 @@ def make_problem(
     h = checks.cell_of(cell, coulomb.boundary, x)
     h = None if h is None else h.clone()
     # Entries of solved atoms are ignored, so they are replaced before they are checked.
-    q = checks.per_atom("charges", _without(charges, site.solved, n, x), n, "e", x)
-    s = x.new_zeros(n) if smearing is None else _without(smearing, site.solved, n, x)
-    s = checks.smearing_of(s, n, x).index_put((site.solved,), site.smearing)
+    q = checks.per_atom("charges", _without(charges, site, n, x), n, "e", x)
+    s = checks.smearing_of(None if smearing is None else _without(smearing, site, n, x), n, x)
+    s = s.index_put((site.solved,), site.smearing)
     whole = None if total_charge is None else checks.to_tensor(total_charge, x)
     if total_charge is None and field is not None and not all(held.by_charge):
         raise ValueError(
@@ -243,16 +268,12 @@ def _known_charge(q: Tensor, held: Held, total_charge: Tensor | None) -> Tensor:
     return torch.cat([q, held.charges]) if total_charge is None else total_charge.reshape(1)
 
 
-def _without(value: Any, solved: Tensor, n: int, like: Tensor) -> Tensor:
+def _without(value: Any, site: OnSite, n: int, like: Tensor) -> Tensor:
     """One number per atom with 0 on the solved ones; other shapes are left for the check."""
     v = checks.to_tensor(value, like)
     if v.ndim == 0:
         v = v.expand(n)
-    if v.shape != (n,):
-        return v
-    fluid = torch.ones(n, dtype=torch.bool, device=v.device)
-    fluid[solved] = False
-    return torch.where(fluid, v, torch.zeros_like(v))
+    return v.masked_fill(site.among(n), 0.0) if v.shape == (n,) else v
 
 
 def _constraints(
@@ -303,9 +324,7 @@ def _check_finite_field(p: Problem) -> None:
             f"electrodes 0 and 1 reach from {low0:.4g} to {high0:.4g} Å and from {low1:.4g} to {high1:.4g} Å along the normal "
             "and must not overlap: unwrap the electrode that crosses the boundary"
         )
-    fluid = torch.ones(len(p.x), dtype=torch.bool, device=p.x.device)
-    fluid[p.site.solved] = False
-    heights = (p.x @ cells.normal(p.h)).detach()[fluid]
+    heights = (p.x @ cells.normal(p.h)).detach()[~p.site.among(len(p.x))]
     floor, ceiling = (high0, low1) if high0 < low1 else (high1, low0)
     if len(heights) and not bool(((heights > floor) & (heights < ceiling)).any()):
         raise ValueError(

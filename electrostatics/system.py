@@ -7,7 +7,7 @@ Every number that the package returns is this energy or a derivative of it.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias, cast
 
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from grahame.electrostatics import cells, ewald, exact, fields, gaussians, pme, slab
 from grahame.electrostatics.accuracy import Parameters
+from grahame.electrostatics.compiled_step import CompiledStep, Geometry
 from grahame.electrostatics.moments import Moments
-from grahame.kernels import derivatives, dispatch
+from grahame.kernels import derivatives, dispatch, operators
 from grahame.kernels.neighbors import RowPairs
+from grahame.kernels.pair_rows import PairRows
 
 Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -66,6 +68,7 @@ class System:
             where the compiled kernels find one; None for "open".
         waves: (m,3) integer triples of the Ewald sum, fixed when the parameters were chosen.
         excluded: i, j, shifts in the user's cell of the pairs whose bare interaction is removed; in short form as well.
+        step: the compiled kernels with their arrays, shared by the systems of one operator.
     """
 
     boundary: str
@@ -78,6 +81,7 @@ class System:
     pairs: Triple | None
     waves: Tensor | None
     excluded: Triple | None
+    step: CompiledStep = field(default_factory=CompiledStep, compare=False, repr=False)
 
     @property
     def k_cell(self) -> Tensor:
@@ -169,26 +173,46 @@ class System:
                 energy = replace(fixed, positions=x, pairs=pairs, excluded=excluded).energy(q)
                 found = torch.autograd.grad(energy, leaves, materialize_grads=True)
             return derivatives.First(energy.detach(), found[0], found[1] if forces else None)
+        rows = rows_of(pairs)
+        if rows is not None and fixed.compiled:
+            return self.step.first(fixed.geometry, q, forces, rows, rows_of(excluded))
         with torch.no_grad():
             return fixed._direct(q, forces, cast(Triple, pairs), excluded)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled kernels serve all of this geometry (one without graph) at once: the mesh, on the CPU."""
+        short = isinstance(self.pairs, HalfList) and self.waves is None and self.cell is not None
+        short = short and (self.excluded is None or isinstance(self.excluded, HalfList))
+        return (
+            short
+            and self.parameters.backend != "torch-pme"
+            and operators.compiled(self.positions, self.smearing)
+        )
+
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Of a system that is `compiled`."""
+        p = self.parameters
+        assert self.cell is not None
+        return Geometry(
+            self.boundary, self.background, self.coulomb_constant, p.splitting, p.cutoff, p.mesh, p.order,
+            *(operators.array(t) for t in (self.positions, self.smearing, self.cell, self.k_cell)),
+        )  # fmt: skip
 
     def _direct(self, q: Tensor, forces: bool, pairs: Triple, excluded: Triple | None) -> derivatives.First:
         """`first` from the derivatives of each term; the energy is quadratic, E = 1/2 q.dE/dq."""
         x, s, p, smooth = self.positions, self.smearing, self.parameters, self._moments
         h = smooth.plane.cell
         near = (p.splitting, p.cutoff)
-        if isinstance(pairs, HalfList) and self.waves is None:
-            rows = pairs.found.rows
-            parts = [*derivatives.row_mesh_derivatives(x, q, h, s, rows, *near, p.mesh, p.order, forces)]
+        if isinstance(pairs, HalfList):
+            parts = [derivatives.row_derivatives(x, q, h, s, pairs.found.rows, *near, forces)]
         else:
-            if isinstance(pairs, HalfList):
-                parts = [derivatives.row_derivatives(x, q, h, s, pairs.found.rows, *near, forces)]
-            else:
-                parts = [derivatives.pair_derivatives(x, q, h, s, *pairs, *near, forces)]
-            if self.waves is not None:
-                parts.append(derivatives.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
-            else:
-                parts.append(derivatives.mesh_derivatives(x, q, h, p.splitting, p.mesh, p.order, forces))
+            parts = [derivatives.pair_derivatives(x, q, h, s, *pairs, *near, forces)]
+        if self.waves is not None:
+            parts.append(derivatives.ewald_derivatives(x, q, h, p.splitting, self.waves, forces))
+        else:
+            parts.append(derivatives.mesh_derivatives(x, q, h, p.splitting, p.mesh, p.order, forces))
         if excluded is not None:
             assert self.cell is not None
             if isinstance(excluded, HalfList):
@@ -298,6 +322,11 @@ class System:
             if self.boundary == "displacement":
                 total = total + fields.polarization_matrix(plane)
         return self.coulomb_constant * total
+
+
+def rows_of(listed: Triple | None) -> PairRows | None:
+    """A list in its short form."""
+    return listed.found.rows if isinstance(listed, HalfList) else None
 
 
 class _Product(torch.autograd.Function):

@@ -48,7 +48,7 @@ def mesh_kernel(alpha: float, size: tuple[int, int, int], order: int) -> Kernel:
 
     def kernel(inputs: list[Floats], wanted: tuple[bool, ...]) -> Derivatives:
         x, q, h = inputs
-        d = cpu_mesh.MeshSum(x, h, alpha, size, order, wanted[0] or wanted[2])(q, *wanted)
+        d = cpu_mesh.MeshSum(x, h, alpha, size, order)(q, *wanted)
         return d.energy, (d.positions, d.charges, d.cell)
 
     return kernel

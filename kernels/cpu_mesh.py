@@ -18,7 +18,6 @@ moves a fourteenth of its bytes (`python -m examples.benchmarks limits`).
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -28,9 +27,9 @@ from numpy.typing import NDArray
 
 from grahame.kernels import cpu_fft, cpu_memory
 from grahame.kernels import mesh as formulas
-from grahame.kernels.cpu_splines import sorted_by_rows, spline_kernels
+from grahame.kernels.cpu_splines import SortedAtoms, spline_kernels
 from grahame.kernels.mesh import Mesh
-from grahame.kernels.threads import Steps, chunks, run, together
+from grahame.kernels.threads import Lane, Steps, Task, available, chunks, run, together
 
 Floats = NDArray[np.float64]
 Waves = NDArray[np.complex128]
@@ -40,6 +39,7 @@ Short = NDArray[np.int32]
 _CHUNK = 500  # atoms below which a second thread does not pay
 _POINTS = 30_000  # mesh points below which it does not
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
+_NO_MESH: Floats = np.empty((0, 0, 0))
 
 
 @dataclass(frozen=True)
@@ -173,63 +173,164 @@ def _planes(points: int, planes: int) -> int:
 
 
 class MeshSum:
-    """The waves of one geometry on the mesh, for one or many sets of charges."""
+    """The waves of one cell on the mesh, for any positions and charges; its arrays and tasks are made once.
 
-    def __init__(self, x: Floats, h: Floats, alpha: float, mesh: Mesh, order: int, forces: bool) -> None:
-        self._x, self._alpha, self._mesh = x, alpha, mesh
+    Args:
+        x: (n,3) Å, read after each `moved`; h: (3,3) rows in Å; alpha: 1/Å; mesh: points; order: of the B-splines.
+        q: (n,) e, read whenever the sum is asked for; None makes room for those that a call gives.
+        changing: atoms, in int32, whose charges differ between calls at the same positions: what all others have on the
+            mesh is then kept as long as it is the same.
+    """
+
+    def __init__(
+        self,
+        x: Floats,
+        h: Floats,
+        alpha: float,
+        mesh: Mesh,
+        order: int,
+        q: Floats | None = None,
+        changing: Short | None = None,
+    ) -> None:
+        n = len(x)
+        self._x, self._q = x, np.empty(n) if q is None else q
+        self._alpha, self._mesh, self._changing = alpha, mesh, changing
         kept = h.tobytes()
         self._inverse = _inverse(kept)
+        self._reciprocal = np.ascontiguousarray(2 * np.pi * self._inverse.T)
         self._weights = _weights(kept, alpha, mesh, order)
-        # Even, with room for the waves and for splines that begin at the last point.
-        self._row = 2 * (max(mesh[2] + 2, mesh[2] + order) // 2)
         self._size = np.asarray(mesh, dtype=np.int64)
-        self._order, self._kernels = order, spline_kernels(order)
-        self._sorted: tuple[Ints, Short] | None = None
+        self._kernels = spline_kernels(order)
+        self._all = SortedAtoms(order, x, self._inverse, self._size)
+        self._few = (
+            self._all if changing is None else SortedAtoms(order, x, self._inverse, self._size, changing)
+        )
+        # Rows are even, with room for the waves and for splines that begin at the last point.
+        row = 2 * (max(mesh[2] + 2, mesh[2] + order) // 2)
+        self._on_mesh: Floats = cpu_memory.empty((mesh[0], mesh[1], row))
+        # What the charges that do not change have on the mesh, and these charges.
+        self._base = _NO_MESH if changing is None else cpu_memory.empty(self._on_mesh.shape)
+        self._others, self._held = np.empty(0 if changing is None else n), False
+        self._potential, self._gradient = cpu_memory.empty(n), cpu_memory.empty((0, 3))
+        self._energies, self._tensors = np.empty(mesh[1]), np.empty((mesh[1], 3, 3))
+        self._sorted = False
+        self._tasks: dict[tuple[int, ...], list[list[Lane]]] = {}
 
     def __call__(self, q: Floats, forces: bool, potential: bool, cell: bool) -> MeshDerivatives:
-        """Energy and the wanted derivatives; those of the cell need the forces."""
-        small = len(q) < 2 * _CHUNK and self._mesh[0] * self._mesh[1] * self._row < _POINTS
-        found: MeshDerivatives = together(self.steps(q, forces, potential, cell), small=small)[0]
-        return found
+        """Energy and the wanted derivatives."""
+        self._q[:] = q
+        small = len(q) < 2 * _CHUNK and self._on_mesh.size < _POINTS
+        d: MeshDerivatives = together(self.steps(forces, potential, cell), small=small)[0]
+        return MeshDerivatives(
+            d.energy,
+            None if d.positions is None else d.positions.copy(),
+            None if d.charges is None else d.charges.copy(),
+            d.cell,
+        )
 
-    def steps(self, q: Floats, forces: bool, potential: bool, cell: bool) -> Steps[MeshDerivatives]:
-        """The same as one of several sums."""
-        n1, n2, length = self._mesh
-        if self._sorted is None:
-            self._sorted = yield from sorted_by_rows(self._order, self._x, self._inverse, self._size)
-        start, atoms = self._sorted
-        shared = {"x": self._x, "inverse": self._inverse, "mesh": self._size, "atoms": atoms}
-        shared["polynomials"] = self._kernels.polynomials
-        mesh: Floats = cpu_memory.empty((n1, n2, self._row))
-        planes, lines = (chunks(k, _planes(mesh.size, k)) for k in (n1, n2))
-        spread = partial(self._kernels.spread, **shared, q=q, start=start, out=mesh)
-        yield [[partial(spread, a, b), partial(cpu_fft.along, a, b, mesh, length)] for a, b in planes]
-        energies, tensors = np.zeros(n2), np.zeros((n2, 3, 3))
-        weigh = partial(
-            _weigh_lines, transform=mesh.view(np.complex128), weight=self._weights,
-            reciprocal=np.ascontiguousarray(2 * np.pi * self._inverse.T), alpha=self._alpha, want_cell=cell,
-            energy=energies, tensor=tensors,
-        )  # fmt: skip
-        gathered = forces or potential or cell
-        yield [
-            [partial(cpu_fft.across, a, b, mesh, length, True), partial(weigh, a, b)]
-            + ([partial(cpu_fft.across, a, b, mesh, length, False)] if gathered else [])
-            for a, b in lines
-        ]
-        energy = float(energies.sum())
+    def moved(self) -> None:
+        """The atoms are elsewhere now."""
+        self._sorted = self._held = False
+
+    def steps(
+        self, forces: bool, potential: bool, cell: bool = False, few: bool = False
+    ) -> Steps[MeshDerivatives]:
+        """The same as one of several sums, in arrays that the next one overwrites.
+
+        With `few` potentials mean something at the changing atoms only.
+        """
+        if not self._sorted:
+            yield from self._sort()
+        slopes = forces or cell
+        if slopes and len(self._gradient) == 0:
+            self._gradient = cpu_memory.empty((len(self._q), 3))
+        gathered = slopes or potential
+        spread, across, along, gather = self._stages(slopes, cell, few, gathered, self._changed())
+        self._energies[:] = 0.0
+        self._tensors[:] = 0.0
+        yield spread
+        yield across
+        energy = float(self._energies.sum())
         if not gathered:
             return MeshDerivatives(energy, None, None, None)
-        yield [
-            [partial(cpu_fft.back_along, a, b, mesh, length), partial(_repeat_rows, a, b, mesh, length)]
-            for a, b in planes
-        ]
-        n = len(q)
-        at_atoms, gradient = cpu_memory.empty(n), cpu_memory.empty((n if forces or cell else 0, 3))
-        gather: Callable[..., object] = self._kernels.potential
-        if forces or cell:
-            gather = partial(self._kernels.gradient, q=q, gradient=gradient)
-        yield [[partial(gather, a, b, **shared, phi=mesh, potential=at_atoms)] for a, b in chunks(n, _CHUNK)]
+        yield along
+        yield gather
         strain = None
         if cell:
-            strain = self._inverse.T @ (tensors.sum(0) - energy * np.eye(3) - self._x.T @ gradient)
-        return MeshDerivatives(energy, gradient if forces else None, at_atoms if potential else None, strain)
+            strain = self._inverse.T @ (
+                self._tensors.sum(0) - energy * np.eye(3) - self._x.T @ self._gradient
+            )
+        at_atoms = self._potential if potential else None
+        return MeshDerivatives(energy, self._gradient if forces else None, at_atoms, strain)
+
+    def _sort(self) -> Steps[None]:
+        lists = [self._all] if self._few is self._all else [self._all, self._few]
+        if self._all.few:
+
+            def sort() -> None:
+                for each in lists:
+                    each.sort()
+
+            yield [[sort]]
+        else:
+            for each in lists:
+                yield from each.steps()
+        self._sorted = True
+
+    def _changed(self) -> bool:
+        """Whether the charges that are to stay are others than those on the mesh."""
+        if self._changing is None:
+            return False
+        others = self._q.copy()
+        others[self._changing] = 0.0
+        if self._held and np.array_equal(others, self._others):
+            return False
+        self._others[:] = others
+        self._held = True
+        return True
+
+    def _stages(self, slopes: bool, cell: bool, few: bool, gathered: bool, renew: bool) -> list[list[Lane]]:
+        """What the threads do, one stage after the other; made once for each kind of sum and number of threads."""
+        key = (available(), slopes, cell, few, gathered, renew)
+        if key not in self._tasks:
+            self._tasks[key] = self._made(slopes, cell, few, gathered, renew)
+        return self._tasks[key]
+
+    def _made(self, slopes: bool, cell: bool, few: bool, gathered: bool, renew: bool) -> list[list[Lane]]:
+        mesh, length = self._on_mesh, self._mesh[2]
+        planes, lines = (chunks(k, _planes(mesh.size, k)) for k in self._mesh[:2])
+        where = (self._x, self._inverse, self._size, self._kernels.polynomials)
+        weigh = partial(
+            _weigh_lines, transform=mesh.view(np.complex128), weight=self._weights, reciprocal=self._reciprocal,
+            alpha=self._alpha, want_cell=cell, energy=self._energies, tensor=self._tensors,
+        )  # fmt: skip
+
+        def spread(a: int, b: int, q: Floats, atoms: SortedAtoms, base: Floats, out: Floats) -> Task:
+            x, *rest = where
+            return partial(self._kernels.spread, a, b, x, q, *rest, atoms.start, atoms.atoms, base, out)
+
+        def gather(a: int, b: int) -> Task:
+            atoms = (self._few if few else self._all).atoms
+            if slopes:
+                shared = (*where, atoms, mesh, self._potential, self._q, self._gradient)
+                return partial(self._kernels.gradient, a, b, *shared)
+            return partial(self._kernels.potential, a, b, *where, atoms, mesh, self._potential)
+
+        others = [(self._others, self._all, _NO_MESH, self._base)] if renew else []
+        charged = [*others, (self._q, self._few, self._base, mesh)]
+        return [
+            [
+                [*(spread(a, b, *each) for each in charged), partial(cpu_fft.along, a, b, mesh, length)]
+                for a, b in planes
+            ],
+            [
+                [partial(cpu_fft.across, a, b, mesh, length, True), partial(weigh, a, b)]
+                + ([partial(cpu_fft.across, a, b, mesh, length, False)] if gathered else [])
+                for a, b in lines
+            ],
+            [
+                [partial(cpu_fft.back_along, a, b, mesh, length), partial(_repeat_rows, a, b, mesh, length)]
+                for a, b in planes
+            ],
+            [[gather(a, b)] for a, b in chunks(len((self._few if few else self._all).atoms), _CHUNK)],
+        ]

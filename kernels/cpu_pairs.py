@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from grahame.kernels import cpu_memory, vectors
 from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.pairs import TWO_OVER_SQRT_PI, shift_terms
-from grahame.kernels.threads import Steps, chunks, together
+from grahame.kernels.threads import Lane, Steps, available, chunks, together
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,6 +36,7 @@ CHUNK = 20_000  # pairs below which a second thread does not pay
 _PIECES = 16  # of the pairs of one thread, at most
 _ATOMS = 3000  # atoms below which a second thread does not pay for moving them and collecting what they got
 _WIDTH = 8  # distances that are compared at once
+_NO_POTENTIAL, _NO_GRADIENT = np.empty(0), np.empty((0, 3))
 # Everything but the assumption that NaN and infinity never occur.
 #
 # A function that a cached kernel calls must be inlined (`forceinline`). Otherwise it exists twice: as a copy in the
@@ -385,74 +386,118 @@ def screened(
     widths: bool,
 ) -> PairDerivatives:
     """Energy and derivatives of `pairs.screened_energy`; the cell's comes with the forces."""
-    steps = screened_steps(x, q, h, s, pairs, alpha, cutoff, shift, forces, potential, widths)
+    steps = PairSum(x, q, h, s, pairs, alpha, cutoff, shift, widths).steps(forces, potential)
     found: PairDerivatives = together(steps, small=len(pairs.j) < 2 * CHUNK)[0]
     return found
 
 
-def screened_steps(
-    x: Floats,
-    q: Floats,
-    h: Floats,
-    s: Floats,
-    pairs: PairRows,
-    alpha: float,
-    cutoff: float,
-    shift: bool,
-    forces: bool,
-    potential: bool,
-    widths: bool,
-) -> Steps[PairDerivatives]:
-    """`screened` as one of several sums.
+class PairSum:
+    """`screened` of one list, for any positions and charges; its arrays and tasks are made once.
 
     Every thread has a field of its own; its pairs come in pieces, one after the other, so that a thread that waits
     for another sum finds something to do.
+
+    Args:
+        x: (n,3) Å; q: (n,) e; both are read whenever the sum is asked for.
+        h: (3,3) rows in Å; s: (n,) Å; pairs: the list; these must not change.
+        alpha: splitting in 1/Å; cutoff: Å; shift: whether the terms at the cut-off are there.
+        widths: whether derivatives by the widths will be wanted.
     """
-    edge, slope = shift_terms(alpha, cutoff) if shift else (0.0, 0.0)
-    # Unshifted, the cut-off may be infinite: 0 times infinity must not appear.
-    limit, origin = cutoff * cutoff, cutoff if shift else 0.0
-    n, order = len(x), pairs.order
-    gaussian = bool(s.any())
-    spread = s[order] if gaussian else np.empty(0)
-    lanes = len(chunks(len(pairs.j), CHUNK))
-    moved, field = cpu_memory.empty((n, 4)), cpu_memory.empty((lanes, n, 4))
-    places = chunks(n, _ATOMS)
-    yield [[partial(_move, a, b, x, q, h, order, pairs.base, moved, field)] for a, b in places]
-    width = np.zeros((lanes, n if widths and gaussian else 0))
-    cells = np.zeros((lanes, 3, 3))
-    table, block = erfc_table(), np.arange(BLOCK, dtype=np.int32)
-    axes = np.zeros((3, 4))
-    axes[:, :3] = h
-    pieces = 1 if lanes == 1 else min(_PIECES, len(pairs.j) // (lanes * CHUNK))
-    parts = _of_equal_length(pairs.start, lanes * pieces)
-    yield [
-        [
-            partial(
-                _chunk, a, b, moved, spread, axes, block, pairs.rows, pairs.start, pairs.j, alpha, limit, origin, edge,
-                slope, table, field[c], cells[c], width[c],
-            )
-            for a, b in parts[c * pieces : (c + 1) * pieces]
+
+    def __init__(
+        self,
+        x: Floats,
+        q: Floats,
+        h: Floats,
+        s: Floats,
+        pairs: PairRows,
+        alpha: float,
+        cutoff: float,
+        shift: bool,
+        widths: bool = False,
+    ) -> None:
+        self._x, self._q, self._h, self.pairs = x, q, h, pairs
+        edge, slope = shift_terms(alpha, cutoff) if shift else (0.0, 0.0)
+        # Unshifted, the cut-off may be infinite: 0 times infinity must not appear.
+        self._terms = (alpha, cutoff * cutoff, cutoff if shift else 0.0, edge, slope)
+        self._gaussian, self._widths = bool(s.any()), widths
+        self._spread = s[pairs.order] if self._gaussian else np.empty(0)
+        self._axes = np.zeros((3, 4))
+        self._axes[:, :3] = h
+        self._threads = 0
+
+    def steps(self, forces: bool, potential: bool) -> Steps[PairDerivatives]:
+        """Energy and derivatives as one of several sums, in arrays that the next one overwrites."""
+        if self._threads != available():
+            self._divide()
+        self._cells[:] = 0.0
+        self._width[:] = 0.0
+        self._more[:] = 0.0
+        yield self._moving
+        yield self._pieces
+        yield self._collecting(forces, potential)
+        by_width = None
+        if self._widths:
+            by_width = np.zeros(len(self._x))
+            by_width[self.pairs.order] = self._width.sum(0) if self._gaussian else 0.0
+        return PairDerivatives(
+            float(self._energies.sum()),
+            self._gradient if forces else None,
+            self._potential if potential else None,
+            self._cells.sum(0) + self._more.sum(0) if forces else None,
+            by_width,
+        )
+
+    def _divide(self) -> None:
+        """Arrays and tasks for as many threads as there are."""
+        pairs, n = self.pairs, len(self._x)
+        self._threads = available()
+        lanes = len(chunks(len(pairs.j), CHUNK))
+        self._moved, self._field = cpu_memory.empty((n, 4)), cpu_memory.empty((lanes, n, 4))
+        self._cells = np.empty((lanes, 3, 3))
+        self._width = np.empty((lanes, n if self._widths and self._gaussian else 0))
+        self._potential, self._gradient = cpu_memory.empty(n), cpu_memory.empty((0, 3))
+        self._places = chunks(n, _ATOMS)
+        self._energies = np.empty((len(self._places), 1))
+        self._more = np.empty((len(self._places), 3, 3))
+        move = (self._x, self._q, self._h, pairs.order, pairs.base, self._moved, self._field)
+        self._moving: list[Lane] = [[partial(_move, a, b, *move)] for a, b in self._places]
+        table, block = erfc_table(), np.arange(BLOCK, dtype=np.int32)
+        given = (
+            self._moved,
+            self._spread,
+            self._axes,
+            block,
+            pairs.rows,
+            pairs.start,
+            pairs.j,
+            *self._terms,
+            table,
+        )
+        pieces = 1 if lanes == 1 else min(_PIECES, len(pairs.j) // (lanes * CHUNK))
+        parts = _of_equal_length(pairs.start, lanes * pieces)
+        self._pieces: list[Lane] = [
+            [
+                partial(_chunk, a, b, *given, self._field[c], self._cells[c], self._width[c])
+                for a, b in parts[c * pieces : (c + 1) * pieces]
+            ]
+            for c in range(lanes)
         ]
-        for c in range(lanes)
-    ]  # fmt: skip
-    gradient = cpu_memory.empty((n if forces else 0, 3))
-    at_atoms = cpu_memory.empty(n if potential else 0)
-    energies, more = np.empty((len(places), 1)), np.zeros((len(places), 3, 3))
-    yield [
-        [partial(_collect, a, b, moved, order, pairs.base, field, more[c], gradient, at_atoms, energies[c])]
-        for c, (a, b) in enumerate(places)
-    ]
-    by_width = None
-    if widths:
-        by_width = np.zeros(n)
-        by_width[order] = width.sum(0) if gaussian else 0.0
-    return PairDerivatives(
-        float(energies.sum()),
-        gradient if forces else None,
-        at_atoms if potential else None,
-        cells.sum(0) + more.sum(0) if forces else None,
-        by_width,
-    )
+        self._tasks: dict[tuple[bool, bool], list[Lane]] = {}
+
+    def _collecting(self, forces: bool, potential: bool) -> list[Lane]:
+        key = (forces, potential)
+        if key not in self._tasks:
+            if forces and len(self._gradient) == 0:
+                self._gradient = cpu_memory.empty((len(self._x), 3))
+            gradient = self._gradient if forces else _NO_GRADIENT
+            at_atoms = self._potential if potential else _NO_POTENTIAL
+            given = (self._moved, self.pairs.order, self.pairs.base, self._field)
+            self._tasks[key] = [
+                [partial(_collect, a, b, *given, self._more[c], gradient, at_atoms, self._energies[c])]
+                for c, (a, b) in enumerate(self._places)
+            ]
+        return self._tasks[key]
 
 
 def _of_equal_length(start: Ints, count: int) -> list[tuple[int, int]]:

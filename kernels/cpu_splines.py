@@ -27,7 +27,7 @@ from grahame.kernels import vectors
 from grahame.kernels.cpu_neighbors import first_places
 from grahame.kernels.threads import Steps, chunks
 
-__all__ = ["SplineKernels", "sorted_by_rows", "spline_kernels"]
+__all__ = ["SortedAtoms", "SplineKernels", "spline_kernels"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,7 +43,8 @@ class SplineKernels:
 
     Attributes:
         polynomials: (2,p,p) coefficients of t^d for every point, of the splines and of their slopes.
-        spread: (begin, end, x, q, inverse, mesh, polynomials, start, atoms, out) spreads the charges on the planes.
+        spread: (begin, end, x, q, inverse, mesh, polynomials, start, atoms, base, out) spreads the charges on the planes,
+            beside those that `base` holds (none if it is empty); what lies beyond n3 is 0 afterwards.
         potential: (begin, end, x, inverse, mesh, polynomials, atoms, phi, potential) at the atoms.
         gradient: (begin, end, x, inverse, mesh, polynomials, atoms, phi, potential, q, gradient), with q times its
             gradient.
@@ -86,17 +87,58 @@ def _polynomials(order: int) -> Floats:
     return out
 
 
-def sorted_by_rows(order: int, x: Floats, inverse: Floats, mesh: Ints) -> Steps[tuple[Ints, Short]]:
-    """First place of every plane (n1 + 1,) and the atoms (n,) in the order of the rows that they touch first."""
-    n1, n2 = int(mesh[0]), int(mesh[1])
-    parts = chunks(len(x), _CHUNK)
-    row, atoms = np.empty(len(x), np.int32), np.empty(len(x), np.int32)
-    free = np.empty((len(parts), n1 * n2), np.int32)
-    count = partial(_count_rows, order=order, x=x, inverse=inverse, mesh=mesh, row=row)
-    yield [[partial(count, a, b, count=free[c])] for c, (a, b) in enumerate(parts)]
-    start = first_places(free)[::n2].copy()
-    yield [[partial(_place, a, b, row, free[c], atoms)] for c, (a, b) in enumerate(parts)]
-    return start, atoms
+class SortedAtoms:
+    """Atoms in the order of the rows that they touch first, sorted anew when asked.
+
+    Args:
+        order: p; x: (n,3) Å, read whenever they are sorted; inverse: of the cell; mesh: (3,) points.
+        of: the atoms that are sorted, in int32; all if None.
+
+    Attributes:
+        start: (n1 + 1,) first place of every plane; atoms: (m,) by place.
+    """
+
+    def __init__(self, order: int, x: Floats, inverse: Floats, mesh: Ints, of: Short | None = None) -> None:
+        self._x, self._of, self._bins, self._lines = x, of, int(mesh[0] * mesh[1]), int(mesh[1])
+        n = len(x) if of is None else len(of)
+        self.start, self.atoms = np.empty(int(mesh[0]) + 1, np.int64), np.empty(n, np.int32)
+        self._row = np.empty(n, np.int32)
+        self._count = partial(_count_rows, order=order, inverse=inverse, mesh=mesh, row=self._row)
+        self._free = np.empty((1, self._bins), np.int32)
+
+    @property
+    def few(self) -> bool:
+        """Whether a second thread does not pay."""
+        return len(chunks(len(self._row), _CHUNK)) == 1
+
+    def sort(self) -> None:
+        """On the calling thread."""
+        places = self._places()
+        self._count(0, len(places), x=places, count=self._free[0])
+        self._begin(self._free)
+        _place(0, len(places), self._row, self._free[0], self.atoms)
+        self._name()
+
+    def steps(self) -> Steps[None]:
+        """The same as one of several sums."""
+        places = self._places()
+        parts = chunks(len(places), _CHUNK)
+        free = np.empty((len(parts), self._bins), np.int32)
+        yield [[partial(self._count, a, b, x=places, count=free[c])] for c, (a, b) in enumerate(parts)]
+        self._begin(free)
+        yield [[partial(_place, a, b, self._row, free[c], self.atoms)] for c, (a, b) in enumerate(parts)]
+        self._name()
+
+    def _places(self) -> Floats:
+        return self._x if self._of is None else self._x[self._of]
+
+    def _begin(self, free: Short) -> None:
+        self.start[:] = first_places(free)[:: self._lines]
+
+    def _name(self) -> None:
+        """From places among those that are sorted to atoms."""
+        if self._of is not None:
+            self.atoms[:] = self._of[self.atoms]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -135,6 +177,7 @@ def _spread(order: int) -> Callable[..., None]:
         polynomials: Floats,
         start: Ints,
         atoms: Short,
+        base: Floats,
         out: Floats,
     ) -> None:
         # Limited by stores: every row of an atom's points is read and written once.
@@ -146,8 +189,12 @@ def _spread(order: int) -> Callable[..., None]:
         # Planes below 0 are those at the end: every point adds its atoms in one order, whoever owns it.
         for plane in range(begin - order + 1, end):
             here = plane % n1
-            if plane + order - 1 < end:
-                out[plane + order - 1] = 0.0
+            following = plane + order - 1
+            if following < end:
+                if len(base) > 0:
+                    out[following] = base[following]
+                else:
+                    out[following] = 0.0
             for place in range(start[here], start[here + 1]):
                 a = atoms[place]
                 if q[a] == 0.0:
@@ -190,6 +237,7 @@ def _spread(order: int) -> Callable[..., None]:
                 for l2 in range(n2):
                     for k in range(n3, n3 + order - 1):
                         out[plane, l2, k % n3] += out[plane, l2, k]
+                        out[plane, l2, k] = 0.0
 
     compiled: Callable[..., None] = kernel
     return compiled

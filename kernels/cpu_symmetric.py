@@ -52,6 +52,10 @@ def product(upper: Floats, x: Floats) -> Floats:
     """
     n = len(x)
     parts = max(1, min(available(), n // _SMALLEST))
+    if parts == 1:
+        alone = np.zeros(n)
+        _add_rows(0, n, upper, x, alone)
+        return alone
     # Equal areas of the triangle.
     edges = [round(n * (1.0 - math.sqrt(1.0 - c / parts))) for c in range(parts + 1)]
     out = np.zeros((parts, n))

@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.kernels import cpu_mesh, cpu_pairs, gpu
+from grahame.kernels import gpu
 from grahame.kernels.cpu_kernels import checked_mesh, mesh_kernel, pair_kernel, wave_kernel
 from grahame.kernels.operators import Kernel, array, compiled, indices
 from grahame.kernels.pair_rows import PairRows
-from grahame.kernels.threads import together
 
 __all__ = [
     "First",
@@ -26,13 +25,10 @@ __all__ = [
     "mesh_derivatives",
     "pair_derivatives",
     "row_derivatives",
-    "row_mesh_derivatives",
 ]
 
 Floats = NDArray[np.float64]
 Indices = Tensor | NDArray[np.integer]
-
-_ALONE = 500  # atoms below which a second thread does not pay
 
 
 @dataclass(frozen=True)
@@ -84,27 +80,6 @@ def row_derivatives(
 ) -> First:
     """`pair_derivatives` of a list in its short form, of tensors that the compiled kernels serve."""
     return _first(pair_kernel(rows, alpha, cutoff, True), (positions, charges, cell, smearing), forces)
-
-
-def row_mesh_derivatives(
-    positions: Tensor,
-    charges: Tensor,
-    cell: Tensor,
-    smearing: Tensor,
-    rows: PairRows,
-    alpha: float,
-    cutoff: float,
-    mesh: tuple[int, int, int],
-    order: int,
-    forces: bool,
-) -> tuple[First, First]:
-    """`row_derivatives` and `mesh_derivatives`, side by side on the threads: neither waits for the other."""
-    x, q, h, s = (array(t) for t in (positions, charges, cell, smearing))
-    far = cpu_mesh.MeshSum(x, h, alpha, checked_mesh(mesh, order), order, forces)
-    near = cpu_pairs.screened_steps(x, q, h, s, rows, alpha, cutoff, True, forces, True, False)
-    sums = together(far.steps(q, forces, True, False), near, small=len(x) < _ALONE)
-    waves, pairs_found = (_as_first(d.energy, d.charges, d.positions) for d in sums)
-    return pairs_found, waves
 
 
 def exclusion_derivatives(

@@ -265,7 +265,7 @@ def mesh_operator(
     if gpu.serves(x, h):
         return _on_tensors(gpu.mesh_potential(x, h, alpha, size, order), x)
     if compiled(x, h):
-        waves = cpu_mesh.MeshSum(array(x), array(h), alpha, size, order, forces=False)
+        waves = cpu_mesh.MeshSum(array(x), array(h), alpha, size, order)
         return _on_arrays(lambda q: cast(Floats, waves(q, False, True, False).charges))
 
     def formula(q: Tensor) -> Tensor:

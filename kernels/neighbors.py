@@ -309,6 +309,30 @@ def _shortest(i: Ints, j: Ints, shifts: Ints, x: Floats, cell: Floats) -> tuple[
 
 
 @numba.njit(cache=True, nogil=True)
+def all_below(
+    limit: float,
+    pairs: NDArray[np.int64],
+    shifts: NDArray[np.int64],
+    x: Floats,
+    cell: Floats,
+    projector: Floats,
+) -> bool:
+    """Whether |(x_j - x_i) P + S.cell| < limit for all pairs (m,2), P (3,3) a projector; limited by flops, false for NaN."""
+    square = limit * limit
+    for k in range(len(pairs)):
+        i, j = pairs[k, 0], pairs[k, 1]
+        squared = 0.0
+        for d in range(3):
+            along = 0.0
+            for e in range(3):
+                along += (x[j, e] - x[i, e]) * projector[e, d] + shifts[k, e] * cell[e, d]
+            squared += along * along
+        if not squared < square:
+            return False
+    return True
+
+
+@numba.njit(cache=True, nogil=True)
 def _farthest_move(x: Floats, y: Floats) -> float:
     """Largest squared distance of two positions of one atom in Å², NaN if there is one; limited by memory."""
     farthest, total = 0.0, 0.0

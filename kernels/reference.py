@@ -486,6 +486,30 @@ def row_order(rows: int, i: Integers, j: Integers, image: Integers) -> tuple[Int
     return np.searchsorted(i[order], np.arange(rows + 1)), order
 
 
+def charge_moments(
+    kind: int, positions: Tensor, smearing: Tensor, charges: Tensor, normal: Tensor, origin: float
+) -> Tensor:
+    """Sums (3,) of charges times 1 and two numbers of each atom: s² and nothing; z and z²; s² and the height h.
+
+    h = r.n and z = h - origin; the kinds are those of `cpu_assembly`.
+    """
+    height, one = positions @ normal - origin, torch.ones_like(charges)
+    numbers = {
+        0: (one, smearing**2, torch.zeros_like(one)),
+        1: (one, height, height**2),
+        2: (one, smearing**2, height),
+    }
+    return torch.stack([(charges * each).sum() for each in numbers[kind]])
+
+
+def together_energy(moments: Tensor, form: Tensor, charges: Tensor, smearing: Tensor, own: float) -> Tensor:
+    """1/2 m'Cm + 1/2 sum_i q_i² [1/(sqrt(pi) s_i) - own], the first term in brackets for charges with a width, in e²/Å."""
+    point = smearing == 0
+    width = torch.where(point, torch.ones_like(smearing), smearing)
+    diagonal = torch.where(point, torch.zeros_like(width), 1.0 / (math.sqrt(math.pi) * width)) - own
+    return 0.5 * (moments @ form @ moments + (diagonal * charges**2).sum())
+
+
 def held_distances(new: Floats, old: Floats, lengths: Floats, masses: Floats) -> Floats:
     """Places (3,3) of three atoms with the given distances 01, 02, 12: x = new + sum over distances of lambda/m dg/dx(old).
 

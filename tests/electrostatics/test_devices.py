@@ -252,8 +252,8 @@ def test_lists_are_copied_to_the_device_once(place: Place) -> None:
     copies = place.counted()
     coulomb(x + 0.01, q, h, s, EXCLUDED)
     assert copies.up == []
-    # The geometry, for the lists: positions and cell.
-    assert copies.down == [36, 9]
+    # The cell, to be checked, and the geometry, for the lists: positions and cell.
+    assert copies.down == [9, 36, 9]
 
 
 # Electrodes.
@@ -409,7 +409,7 @@ def test_a_solve_copies_no_lists_to_the_device_again(place: Place) -> None:
     cpm.solve(x, q, h)
     # What the two electrodes are held at, and nothing that grows with the system.
     assert max(copies.up) <= 2
-    assert copies.down == [x.numel(), 9]
+    assert copies.down == [9, x.numel(), 9]
 
 
 def test_a_matrix_that_is_not_positive_definite_is_refused_there_too(place: Place) -> None:

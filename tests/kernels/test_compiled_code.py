@@ -47,7 +47,7 @@ found += [d.energy, d.positions, d.charges, d.cell, d.smearing]
 found += [cpu_pair_matrix.PairMatrix(x, cell, s, i, j, shifts, 0.35, 7.0, True)(q)]
 steps = np.arange(-4, 5)
 m = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)[365:].copy()
-for waves in (cpu_structure_factor.WaveSum(x, cell, 0.35, m), cpu_mesh.MeshSum(x, cell, 0.35, (24, 25, 27), 6, True)):
+for waves in (cpu_structure_factor.WaveSum(x, cell, 0.35, m), cpu_mesh.MeshSum(x, cell, 0.35, (24, 25, 27), 6)):
     d = waves(q, True, True, True)
     found += [d.energy, d.positions, d.charges, d.cell, waves(q, False, True, False).charges]
 around = pair_rows.full_rows(n, i, j, shifts)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from examples.benchmarks.speed import calls
 from grahame.kernels import (
+    cpu_assembly,
     cpu_density,
     cpu_fft,
     cpu_lennard_jones,
@@ -34,6 +35,9 @@ MESHES = [(10, 9, 12), (7, 8, 4)]
 ALL = (True, True, True)
 # What is compared in the tests below; parts of a sum are compared with the sum.
 COUNTERPARTS = {
+    "cpu_assembly.moments": "charge_moments",
+    "cpu_assembly.assemble": "together_energy",
+    "neighbors.all_below": "pair_distances",
     "cpu_pairs._move": "pair_energy",
     "cpu_pairs._chunk": "pair_energy",
     "cpu_pairs._collect": "pair_energy",
@@ -161,20 +165,21 @@ def test_charges_to_the_mesh_and_potentials_from_it(mesh: tuple[int, int, int]) 
     x, q, h, _ = tensors(25)
     wanted = reference.spread_charges(x, q, h, mesh, ORDER).numpy()
     held = calls.recorded(
-        lambda: cpu_mesh.MeshSum(x.numpy(), h.numpy(), ALPHA, mesh, ORDER, True)(q.numpy(), True, True, False)
+        lambda: cpu_mesh.MeshSum(x.numpy(), h.numpy(), ALPHA, mesh, ORDER)(q.numpy(), True, True, False)
     )
     # What goes into the transform are the charges, and what the gathering is given is the potential.
     rows = held["cpu_fft.along"].arguments[2]
     np.testing.assert_allclose(rows[..., : mesh[2]], wanted, rtol=1e-12, atol=1e-14)
     call = held["cpu_splines.gradient"]
-    phi = torch.from_numpy(call.named["phi"][..., : mesh[2]].copy())
+    phi, potential, _, slopes = call.arguments[7:]
     leaf = x.clone().requires_grad_()
-    at_atoms = reference.gathered_potential(leaf, h, phi, ORDER)
+    on_mesh = torch.from_numpy(phi[..., : mesh[2]].copy())
+    at_atoms = reference.gathered_potential(leaf, h, on_mesh, ORDER)
     (gradient,) = torch.autograd.grad((q * at_atoms).sum(), leaf)
-    call.kernel(*call.arguments, **call.named)
-    np.testing.assert_allclose(call.named["potential"], at_atoms.detach().numpy(), rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(call.named["gradient"], gradient.numpy(), rtol=1e-10, atol=1e-12)
-    alone = cpu_mesh.MeshSum(x.numpy(), h.numpy(), ALPHA, mesh, ORDER, False)
+    call.kernel(*call.arguments)
+    np.testing.assert_allclose(potential, at_atoms.detach().numpy(), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(slopes, gradient.numpy(), rtol=1e-10, atol=1e-12)
+    alone = cpu_mesh.MeshSum(x.numpy(), h.numpy(), ALPHA, mesh, ORDER)
     found = alone(q.numpy(), False, True, False).charges
     np.testing.assert_allclose(found, at_atoms.detach().numpy(), rtol=1e-11, atol=1e-12)
 
@@ -248,10 +253,112 @@ def test_atoms_by_the_rows_that_they_touch_first() -> None:
     mesh = MESHES[0]
     row, order = reference.first_rows(x, h, mesh, ORDER)
     inverse = np.ascontiguousarray(np.linalg.inv(h.numpy()))
-    ((start, atoms),) = together(cpu_splines.sorted_by_rows(ORDER, x.numpy(), inverse, np.asarray(mesh)))
-    np.testing.assert_array_equal(atoms, order)
+    found = cpu_splines.SortedAtoms(ORDER, x.numpy(), inverse, np.asarray(mesh))
+    for sort in (found.sort, lambda: together(found.steps())):
+        found.atoms[:] = -1
+        sort()
+        np.testing.assert_array_equal(found.atoms, order)
+        planes = np.searchsorted(row[order] // mesh[1], np.arange(mesh[0] + 1))
+        np.testing.assert_array_equal(found.start, planes)
+
+
+def test_some_atoms_by_the_rows_that_they_touch_first() -> None:
+    x, _, h, _ = tensors(60)
+    mesh, some = MESHES[0], np.array([3, 7, 11, 8, 50, 2, 33], dtype=np.int32)
+    row, order = reference.first_rows(x[some], h, mesh, ORDER)
+    inverse = np.ascontiguousarray(np.linalg.inv(h.numpy()))
+    found = cpu_splines.SortedAtoms(ORDER, x.numpy(), inverse, np.asarray(mesh), some)
+    found.sort()
+    np.testing.assert_array_equal(found.atoms, some[order])
     planes = np.searchsorted(row[order] // mesh[1], np.arange(mesh[0] + 1))
-    np.testing.assert_array_equal(start, planes)
+    np.testing.assert_array_equal(found.start, planes)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("n", [25, 12_000])
+def test_charges_that_stay_are_kept_on_the_mesh(n: int, threads: int) -> None:
+    """Of some atoms the charges change: every sum is that of all atoms, also after a move and other fixed charges."""
+    rng, h = np.random.default_rng(n), brute.CELLS["tilted"]
+    x, q = rng.uniform(-1.0, 2.0, (n, 3)) @ h, rng.normal(size=n)
+    some = np.arange(3, n, 4).astype(np.int32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        given = q.copy()
+        kept = cpu_mesh.MeshSum(x, h, ALPHA, MESHES[0], ORDER, given, some)
+        for change in ("none", "some", "others", "places", "none"):
+            if change == "some":
+                given[some] *= -0.3
+            if change == "others":
+                given[4] += 0.2
+            if change == "places":
+                x += 0.3
+                kept.moved()
+            fresh = cpu_mesh.MeshSum(x, h, ALPHA, MESHES[0], ORDER)(given.copy(), True, True, True)
+            for few in (True, False):
+                (found,) = together(kept.steps(not few, True, not few, few))
+                at = some if few else slice(None)
+                assert found.energy == pytest.approx(fresh.energy, rel=1e-12)
+                largest = np.abs(fresh.charges).max()
+                np.testing.assert_allclose(found.charges[at], fresh.charges[at], rtol=0, atol=1e-12 * largest)
+            for one, other in ((found.positions, fresh.positions), (found.cell, fresh.cell)):
+                np.testing.assert_allclose(one, other, rtol=0, atol=1e-11 * np.abs(other).max())
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_whether_all_pairs_are_below_a_length() -> None:
+    x, _, h, _ = tensors(40)
+    half = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF)
+    i, j, shifts = (a.astype(np.int64) for a in (half.i, half.j, half.shifts))
+    longest = float(reference.pair_distances(x, h, *(torch.from_numpy(a) for a in (i, j, shifts))).max())
+    for factor, wanted in ((1 + 1e-12, True), (1 - 1e-12, False)):
+        given = (np.stack([i, j], axis=1), shifts, x.numpy(), h.numpy(), np.eye(3))
+        assert neighbors.all_below(factor * longest, *given) is wanted
+    x[int(i[0])] = np.nan
+    assert not neighbors.all_below(2 * longest, *given)
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+@pytest.mark.parametrize("kind", [cpu_assembly.UNIFORM, cpu_assembly.SLAB, cpu_assembly.POLAR])
+def test_parts_and_what_atoms_feel_of_all_charges_together(kind: int, excluded: bool) -> None:
+    rng = np.random.default_rng(kind)
+    n, k, own = 30, 14.4, 0.6
+    x, q = rng.normal(size=(n, 3)), rng.normal(size=n)
+    s = np.where(rng.random(n) < 0.5, rng.uniform(0.3, 0.6, n), 0.0)
+    normal = np.array([0.6, 0.0, 0.8])
+    origin = float((x @ normal).mean()) if kind == cpu_assembly.SLAB else 0.0
+    half = rng.normal(size=(3, 3))
+    form = half + half.T
+    places = [torch.from_numpy(a).requires_grad_() for a in (x, q)]
+    numbers = reference.charge_moments(
+        kind, places[0], torch.from_numpy(s), places[1], torch.from_numpy(normal), origin
+    )
+    together_energy = reference.together_energy(
+        numbers, torch.from_numpy(form), places[1], torch.from_numpy(s), own
+    )
+    pull, felt = (g.numpy() for g in torch.autograd.grad(together_energy, places, materialize_grads=True))
+    m = cpu_assembly.moments(kind, x, s, q, normal, origin)
+    np.testing.assert_allclose(m, numbers.detach().numpy(), rtol=1e-12, atol=1e-13)
+    parts = rng.normal(size=(3, n)), rng.normal(size=(3, n, 3))
+    if not excluded:
+        parts[0][2], parts[1][2] = 0.0, 0.0
+    atoms = np.array([4, 0, 29, 17], dtype=np.int32)
+    for chosen in (np.arange(n, dtype=np.int32), atoms):
+        potential, gradient = np.empty(len(chosen)), np.empty((len(chosen), 3))
+        less = (parts[0][2], parts[1][2]) if excluded else (np.empty(0), np.empty((0, 3)))
+        energy = cpu_assembly.assemble(
+            chosen, kind, x, s, q, normal, origin, own, form @ m, k, parts[0][0], parts[0][1], less[0],
+            parts[1][0], parts[1][1], less[1], potential, gradient,
+        )  # fmt: skip
+        np.testing.assert_allclose(
+            potential, k * (parts[0][0] + parts[0][1] - parts[0][2] + felt)[chosen], rtol=1e-12, atol=1e-12
+        )
+        np.testing.assert_allclose(
+            gradient, k * (parts[1][0] + parts[1][1] - parts[1][2] + pull)[chosen], rtol=1e-12, atol=1e-12
+        )
+        if len(chosen) == n:
+            assert 0.5 * energy == pytest.approx(float(together_energy.detach()), rel=1e-12)
 
 
 def test_the_shortest_pair() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from examples.benchmarks.speed.systems import Box
 from grahame.kernels import (
+    cpu_assembly,
     cpu_density,
     cpu_fft,
     cpu_lennard_jones,
@@ -32,6 +33,7 @@ from grahame.kernels import (
 )
 
 MODULES = (
+    cpu_assembly,
     cpu_pairs,
     cpu_neighbors,
     neighbors,
@@ -116,9 +118,17 @@ def evaluate(box: Box, sums: Sums) -> None:
     cpu_pairs.screened(x, q, h, points, rows, sums.alpha, sums.cutoff, True, True, True, False)
     cpu_pair_matrix.PairMatrix(x, h, points, i, j, shifts, sums.alpha, sums.cutoff, True)(q)
     cpu_mesh._weights.cache_clear()
-    mesh = cpu_mesh.MeshSum(x, h, sums.alpha, sums.mesh, sums.order, True)
+    mesh = cpu_mesh.MeshSum(x, h, sums.alpha, sums.mesh, sums.order)
     mesh(q, True, True, True)
     mesh(q, False, True, False)
+    normal, three = np.array([0.0, 0.0, 1.0]), np.eye(3)
+    where = (cpu_assembly.SLAB, x, points + 0.4, q, normal, 0.0)
+    numbers = cpu_assembly.moments(*where)
+    felt, pull = np.ones(len(q)), np.ones((len(q), 3))
+    every, out = np.arange(len(q), dtype=np.int32), (np.empty(len(q)), np.empty((len(q), 3)))
+    cpu_assembly.assemble(every, *where, 1.0, numbers, 1.0, felt, felt, felt, pull, pull, pull, *out)
+    bonds = every.reshape(-1, 3)[:, :2].astype(np.int64)
+    neighbors.all_below(sums.cutoff, bonds, np.zeros((len(bonds), 3), np.int64), x, h, three)
     cpu_structure_factor.WaveSum(x, h, sums.alpha, sums.waves)(q, True, True, True)
     cpu_symmetric.product(np.ones((ROWS, ROWS)), np.ones(ROWS))
     around = pair_rows.full_rows(len(q), i, j, shifts)

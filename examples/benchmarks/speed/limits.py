@@ -211,6 +211,18 @@ KERNELS: dict[str, Counted] = {
         "b 24 full read, 20 full written, full = 2 near",
         lambda s: Work(read=48 * s.near, written=40 * s.near),
     ),
+    "cpu_assembly.moments": Counted(
+        "b 40 n, f 11 n",
+        lambda s: Work(flops=11 * s.n, read=40 * s.n),
+    ),
+    "cpu_assembly.assemble": Counted(
+        "b 164 n, f 44 n",
+        lambda s: Work(flops=44 * s.n, read=140 * s.n, written=32 * s.n),
+    ),
+    "neighbors.all_below": Counted(
+        "f 44 for one pair of three atoms, b 40 of them",
+        lambda s: Work(flops=44 * s.n // 3, read=40 * s.n // 3 + 24 * s.n),
+    ),
     "neighbors._shortest": Counted(
         "f 26 n, two near pairs for three atoms",
         lambda s: Work(flops=18 * s.n, read=14 * s.n + 24 * s.n),
