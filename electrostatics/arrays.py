@@ -20,7 +20,8 @@ class Kind:
         self.requires_grad = any(t.requires_grad for t in tensors)
         first = tensors[0] if tensors else next(v for v in values if v is not None)
         self.device = tensors[0].device if tensors else None
-        self.single = str(getattr(first, "dtype", "") if dtype is None else dtype).endswith("float32")
+        kind = getattr(first, "dtype", None) if dtype is None else dtype
+        self.single = kind is torch.float32 or (isinstance(kind, np.dtype) and kind == np.float32)
 
     def out(self, value: Tensor | None, track: bool) -> Any:
         """The value as the caller's kind; scalars of numpy input become floats."""

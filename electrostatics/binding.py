@@ -142,7 +142,7 @@ class Binder:
 
     def parameters(self, x: Tensor, h: Tensor | None, s: Tensor) -> Parameters:
         """The kept parameters if they still fit this geometry (on the CPU), else newly chosen ones."""
-        widest = float(s.max())
+        widest = 0.0 if checks.all_points(s) else float(s.max())
         if h is None:
             return Parameters("exact", math.inf, 0.0)
         extent = 0.0

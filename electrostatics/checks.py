@@ -100,7 +100,7 @@ def columns_of(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor
 def smearing_of(value: Any, n: int, like: Tensor) -> Tensor:
     """Gaussian widths (n,) in Å, not negative; None means points."""
     if value is None:
-        return torch.zeros(n, dtype=torch.float64, device=like.device)
+        return _points(n, like.device)
     s = per_atom("smearing", value, n, "Å", like)
     bad = (s < 0).nonzero()
     if len(bad):
@@ -109,6 +109,17 @@ def smearing_of(value: Any, n: int, like: Tensor) -> Tensor:
             f"smearing[{index}] = {float(s[index]):g} Å must not be negative: use 0 for a point charge"
         )
     return s
+
+
+@lru_cache(maxsize=4)
+def _points(n: int, device: torch.device) -> Tensor:
+    """The widths of points, the same in every step; nobody writes to them."""
+    return torch.zeros(n, dtype=torch.float64, device=device)
+
+
+def all_points(smearing: Tensor) -> bool:
+    """Whether no widths were given; without looking at them, so that widths that are all 0 may count as given."""
+    return smearing.data_ptr() == _points(len(smearing), smearing.device).data_ptr()
 
 
 def cell_of(value: Any, boundary: str, like: Tensor) -> Tensor | None:

@@ -197,7 +197,9 @@ class Coulomb:
             e_field, d_field = self.check_fields(q, h, field, displacement)
             # An open system has no volume: its stress is None.
             stress = stress and h is not None
-            self_energy = 0.5 * self.coulomb_constant * gaussians.on_site_diagonal(s) * q**2
+            self_energy = torch.zeros_like(q)
+            if not checks.all_points(s):
+                self_energy = 0.5 * self.coulomb_constant * gaussians.on_site_diagonal(s) * q**2
             if not (track or stress):
                 values = self._first(self.bind(x, h, s, exclusions), q, e_field, d_field, forces)
                 return CoulombResult(*(kind.out(v, track) for v in (*values, None, self_energy)))
@@ -378,16 +380,16 @@ class Coulomb:
         with torch.no_grad():
             q, x, h = q.detach(), system.positions.detach(), system.cell
             found = system.first(q, forces)
-            energy = found.energy + self.field_energy(x, q, h, field, displacement)
-            potential, gradient = found.potential, found.gradient
+            energy, potential, gradient = found.energy, found.potential, found.gradient
             acting = field
             if self.boundary == "displacement" and displacement is not None:
                 assert h is not None
                 acting = displacement * cells.normal(h)
             if acting is not None:
+                energy = energy + self.field_energy(x, q, h, field, displacement)
                 potential = potential + fields.external_potential(x, acting)
                 gradient = None if gradient is None else gradient - q[:, None] * acting
-        return energy, potential, None if gradient is None else -gradient
+        return energy, potential, None if gradient is None else gradient.neg_()
 
     def _checked(
         self, positions: Any, cell: Any, smearing: Any, kind: Kind | None = None

@@ -101,8 +101,8 @@ def together(*sums: Steps[Any], small: bool = False) -> list[Any]:
     context = copy_context()
     context.run(_kept.set, count)
     running = context.run(_Running, sums)
-    helpers = [_pool(count - 1).submit(context.copy().run, running.work) for _ in range(count - 1)]
-    context.run(running.work)
+    helpers = [_pool(count - 1).submit(context.copy().run, running.work, k) for k in range(1, count)]
+    context.run(running.work, 0)
     if running.error is not None:
         wait(helpers)
         raise running.error
@@ -122,25 +122,41 @@ def _alone(steps: Steps[Result]) -> Result:
                 task()
 
 
+class _Lane:
+    """Tasks of one lane that wait, and its place in the stage."""
+
+    def __init__(self, place: int, tasks: Lane) -> None:
+        self.place, self.tasks = place, deque(tasks)
+
+
 class _Sum:
     """How far one sum is."""
 
     def __init__(self, steps: Steps[Any]) -> None:
         self.steps = steps
-        self.waiting: deque[deque[Task]] = deque()  # lanes that no thread works on
+        self.waiting: list[_Lane] = []  # lanes that no thread works on
         self.open = 0  # lanes of this stage that are not done
         self.result: Any = None
 
-    def stage(self) -> list[deque[Task]]:
+    def stage(self) -> list[_Lane]:
         """The next stage that has tasks, empty at the end."""
         try:
             while True:
-                lanes = [lane for lane in map(deque, next(self.steps)) if lane]
+                lanes = [lane for lane in map(_Lane, itertools.count(), next(self.steps)) if lane.tasks]
                 if lanes:
                     return lanes
         except StopIteration as end:
             self.result = end.value
             return []
+
+    def take(self, thread: int) -> _Lane:
+        """The lane with most to do, so that all end at about the same time; of equal ones that which is the thread's own.
+
+        Lanes of one place work on the same part of the memory in every stage: it lies in that processor's cache.
+        """
+        best = max(self.waiting, key=lambda lane: (len(lane.tasks), lane.place == thread, -lane.place))
+        self.waiting.remove(best)
+        return best
 
 
 class _Running:
@@ -154,8 +170,8 @@ class _Running:
         for one in self.sums:
             self._open(one, one.stage())
 
-    def work(self) -> None:
-        """Take tasks until none will come."""
+    def work(self, thread: int) -> None:
+        """Take tasks until none will come, as one of the threads 0, 1..."""
         while True:
             with self._changed:
                 while not (choice := [s for s in self.sums if s.waiting]):
@@ -165,14 +181,13 @@ class _Running:
                     self._changed.wait()
                     self._asleep -= 1
                 mine = choice[0]
-                lane = mine.waiting.popleft()
+                lane = mine.take(thread)
             try:
-                lane.popleft()()
+                lane.tasks.popleft()()
                 with self._changed:
                     if self.error is not None:
                         return
-                    if lane:
-                        # Behind the others: all lanes come to their end at about the same time.
+                    if lane.tasks:
                         mine.waiting.append(lane)
                         continue
                     mine.open -= 1
@@ -186,7 +201,7 @@ class _Running:
                 with self._changed:
                     self._stop(error)
 
-    def _open(self, one: _Sum, stage: list[deque[Task]]) -> None:
+    def _open(self, one: _Sum, stage: list[_Lane]) -> None:
         if self.error is not None:
             return
         one.open = len(stage)
