@@ -147,8 +147,7 @@ class Binder:
             return Parameters("exact", math.inf, 0.0)
         extent = 0.0
         if self.settings.boundary == "slab":
-            z = x @ cells.normal(h)
-            extent = float(z.max() - z.min())
+            extent = float(np.ptp(x.numpy() @ cells.normal(h).numpy()))
         frame = h.numpy()
         plan = self._plan
         if plan is not None and plan.atoms == len(x) and widest <= plan.widest and extent <= plan.extent:

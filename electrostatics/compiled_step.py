@@ -110,6 +110,7 @@ class CompiledStep:
         """The arrays hold this geometry; made anew for another cell, other widths or other atoms."""
         if self._placed is g and self._made_for is not None:
             return
+        self._placed = None
         made_for = (len(g.x), g.k_cell.tobytes(), g.cell.tobytes(), g.alpha, g.cutoff, g.mesh, g.order)
         if made_for != self._made_for or not np.array_equal(self._s, g.s):
             n = len(g.x)

@@ -393,13 +393,14 @@ class ConstantPotential:
         charges = q.view_as(q) if q.requires_grad else q.detach().requires_grad_(found is None)
         site, on_solved = p.site, charges[p.site.solved]
         inner = system.energy(charges) if found is None else found.energy
-        external = p.external(system, strength)
+        along = strength if strength is not None else p.strength(h)
+        acting = p.acting(h, along)
+        external = None if acting is None else fields.external_potential(system.positions, acting)
         if external is not None:
             inner = inner + charges @ external
         if not site.bare:
             inner = inner + (site.electronegativity * on_solved + 0.5 * site.hardness * on_solved**2).sum()
         field_energy, field = inner.new_zeros(()), inner.new_zeros(3)
-        along = strength if strength is not None else p.strength(h)
         if p.field is not None:
             field = p.field
         if along is not None:
@@ -425,7 +426,7 @@ class ConstantPotential:
             on_site = site.electronegativity + site.hardness * on_solved - psi[site.group_of]
             potential = gradients.pop(0).index_add(0, site.solved, -on_site)
         else:
-            potential, acting = found.potential, p.acting(h, strength)
+            potential = found.potential
             if external is not None:
                 potential = potential + external
             gradients = [] if found.gradient is None else [found.gradient]

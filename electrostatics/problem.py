@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields
+from grahame.electrostatics.arrays import host
 from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.electrodes import Electrode, Held, check_indices
 from grahame.electrostatics.equilibration import Constraints
@@ -51,6 +54,10 @@ class OnSite:
         if self.electronegativity.requires_grad or self.hardness.requires_grad:
             return False
         return not (bool(self.electronegativity.any()) or bool(self.hardness.any()))
+
+    def fits(self, n: int) -> bool:
+        """Whether the indices are known to be right for n atoms."""
+        return n in self._masks
 
     def among(self, n: int) -> Tensor:
         """Whether each of n atoms is solved, (n,)."""
@@ -134,12 +141,22 @@ class Problem:
             sums.append(self.total_charge - self.q.sum() - torch.stack(sums).sum())
         return torch.stack(sums)
 
-    def order(self) -> tuple[int, int]:
-        """The two electrodes of a finite-field cell, bottom and top along the normal."""
+    @cached_property
+    def heights(self) -> NDArray[np.float64]:
+        """(n,) r.n in Å of a finite-field cell, without graph."""
         assert self.h is not None
-        z = (self.x @ cells.normal(self.h)).detach()[self.site.solved]
-        means = [float(z[self.site.group_of == g].mean()) for g in (0, 1)]
-        return (0, 1) if means[1] > means[0] else (1, 0)
+        return np.asarray(host(self.x.detach() @ cells.normal(self.h.detach())), dtype=np.float64)
+
+    @cached_property
+    def spans(self) -> list[tuple[float, float]]:
+        """Lowest and highest atom of each electrode along the normal, Å."""
+        solved, groups = self.heights[host(self.site.solved)], host(self.site.group_of)
+        parts = [solved[groups == g] for g in range(len(self.held.by_charge))]
+        return [(float(part.min()), float(part.max())) for part in parts]
+
+    def order(self) -> tuple[int, int]:
+        """The two electrodes of a finite-field cell, which do not overlap: bottom and top along the normal."""
+        return (0, 1) if self.spans[1] > self.spans[0] else (1, 0)
 
     def strength(self, h: Tensor | None) -> Tensor | None:
         """Field along the normal that two held potentials set: E = -(psi_top - psi_bot)/L."""
@@ -149,14 +166,17 @@ class Problem:
         bottom, top = self.order()
         return -(self.held.potentials[top] - self.held.potentials[bottom]) / cells.height(h)
 
-    def external(self, system: System, following: Tensor | None = None) -> Tensor | None:
-        """Potential of the field that acts, (n,) V, or None; `following` is the strength of one that follows charges."""
-        acting = self.acting(system.cell, following)
+    def external(self, system: System, known: Tensor | None = None) -> Tensor | None:
+        """Potential of the field that acts, (n,) V, or None; `known` as in `acting`."""
+        acting = self.acting(system.cell, known)
         return None if acting is None else fields.external_potential(system.positions, acting)
 
-    def acting(self, h: Tensor | None, following: Tensor | None = None) -> Tensor | None:
-        """The uniform field (3,) in V/Å that acts as an external one, D in its place at constant displacement; or None."""
-        along = following if following is not None else self.strength(h)
+    def acting(self, h: Tensor | None, known: Tensor | None = None) -> Tensor | None:
+        """The uniform field (3,) in V/Å that acts as an external one, D in its place at constant displacement; or None.
+
+        `known` is the strength of one that follows charges, or that of potentials where the caller has it.
+        """
+        along = known if known is not None else self.strength(h)
         if along is None:
             along = self.displacement
         if along is None:
@@ -229,7 +249,8 @@ def make_problem(
     # Copies: what is kept of this problem (a factor's geometry, the capacitance) must not follow the caller's arrays.
     x = checks.positions_of(positions, site.solved.device).clone()
     n = len(x)
-    check_indices(electrodes, n)
+    if not site.fits(n):
+        check_indices(electrodes, n)
     h = checks.cell_of(cell, coulomb.boundary, x)
     h = None if h is None else h.clone()
     # Entries of solved atoms are ignored, so they are replaced before they are checked.
@@ -315,18 +336,15 @@ def _check_finite_field(p: Problem) -> None:
         raise ValueError(
             f'total_charge = {shown} e must be 0 with boundary = "finite-field": a field needs a neutral cell'
         )
-    assert p.h is not None
-    z = (p.x @ cells.normal(p.h)).detach()[p.site.solved]
-    parts = [z[p.site.group_of == g] for g in (0, 1)]
-    (low0, high0), (low1, high1) = ((float(part.min()), float(part.max())) for part in parts)
+    (low0, high0), (low1, high1) = p.spans
     if not (high0 < low1 or high1 < low0):
         raise ValueError(
             f"electrodes 0 and 1 reach from {low0:.4g} to {high0:.4g} Å and from {low1:.4g} to {high1:.4g} Å along the normal "
             "and must not overlap: unwrap the electrode that crosses the boundary"
         )
-    heights = (p.x @ cells.normal(p.h)).detach()[~p.site.among(len(p.x))]
     floor, ceiling = (high0, low1) if high0 < low1 else (high1, low0)
-    if len(heights) and not bool(((heights > floor) & (heights < ceiling)).any()):
+    between = (p.heights > floor) & (p.heights < ceiling)
+    if len(p.heights) > len(p.site.solved) and not between.any():
         raise ValueError(
             f"electrolyte atoms between the electrodes, from {floor:.4g} to {ceiling:.4g} Å along the normal = 0 must be at "
             "least one: the cell is wrapped so that the electrolyte lies outside; shift it so that the electrodes enclose it"

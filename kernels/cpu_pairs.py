@@ -33,7 +33,7 @@ _SCALE = 80.0  # intervals of the table per unit
 _END = 6.4  # erfc(6.4) = 1e-19
 BLOCK = 256  # pairs whose intermediate values stay in the cache
 CHUNK = 20_000  # pairs below which a second thread does not pay
-_PIECES = 16  # of the pairs of one thread, at most
+_PIECES = 8  # of the pairs of one thread, at most
 _ATOMS = 3000  # atoms below which a second thread does not pay for moving them and collecting what they got
 _WIDTH = 8  # distances that are compared at once
 _NO_POTENTIAL, _NO_GRADIENT = np.empty(0), np.empty((0, 3))

@@ -8,9 +8,11 @@ runs several of them at once: a thread that finds nothing to do in one sum takes
 sleeping thread takes as long as a kernel does for a thousand atoms.
 
 Torch's own operations are small beside the kernels, and its threads keep spinning after each of them, on
-the cores that the kernels want next: `kernels_only` keeps them on the calling thread.
+the cores that the kernels want next: `kernels_only` keeps them on the calling thread, and ends the threads that still
+spin after the operations before. Torch starts them again when it needs them, which takes less time.
 """
 
+import ctypes
 import itertools
 import os
 from collections import deque
@@ -18,6 +20,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+from functools import lru_cache
+from pathlib import Path
 from threading import Condition, Lock
 from typing import Any, TypeAlias, TypeVar
 
@@ -29,6 +33,8 @@ Task: TypeAlias = Callable[[], object]
 Lane: TypeAlias = Iterable[Task]
 # All lanes of a stage are done before the generator is asked for the next.
 Steps: TypeAlias = Generator[list[Lane], None, Result]
+
+_SOFTLY = 1  # omp_pause_soft: what the runtime knows stays, its threads end
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _kept: ContextVar[int | None] = ContextVar("kept", default=None)
@@ -52,11 +58,27 @@ def kernels_only(active: bool = True) -> Iterator[None]:
         return
     token = _kept.set(count)
     torch.set_num_threads(1)
+    if (pause := _pause()) is not None:
+        pause(_SOFTLY)
     try:
         yield
     finally:
         torch.set_num_threads(count)
         _kept.reset(token)
+
+
+@lru_cache(maxsize=1)
+def _pause() -> Callable[[int], int] | None:
+    """OpenMP's `omp_pause_resource_all` of torch's own GNU runtime; None where it has another."""
+    for path in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
+        try:
+            found = ctypes.CDLL(str(path)).omp_pause_resource_all
+        except (OSError, AttributeError):
+            continue
+        found.argtypes, found.restype = [ctypes.c_int], ctypes.c_int
+        pause: Callable[[int], int] = found
+        return pause
+    return None
 
 
 def chunks(n: int, smallest: int) -> list[tuple[int, int]]:

@@ -168,3 +168,26 @@ def test_an_evaluation_gives_the_same_bits_every_time(count: int) -> None:
         assert again.energy == found[0].energy
         np.testing.assert_array_equal(again.potential, found[0].potential)
         np.testing.assert_array_equal(again.forces, found[0].forces)
+
+
+def test_threads_that_torch_ended_come_back_with_the_same_results() -> None:
+    x = torch.linspace(0.0, 3.0, 400_000, dtype=torch.float64)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        wanted = torch.exp(x)
+        for _ in range(3):
+            with threads.kernels_only():
+                assert torch.get_num_threads() == 1
+                assert torch.equal(torch.exp(x), wanted)
+            assert torch.get_num_threads() == 2
+            assert torch.equal(torch.exp(x), wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_thread_prefers_the_lane_of_its_place_among_equals() -> None:
+    """And the longest before that, so that all end together."""
+    one = threads._Sum(iter(()))  # type: ignore[arg-type]
+    one.waiting = [threads._Lane(k, [steps_of_nothing] * length) for k, length in enumerate((2, 2, 3))]
+    assert [one.take(1).place for _ in range(3)] == [2, 1, 0]
