@@ -298,7 +298,8 @@ class LinearSolver:
         strength = guess.new_zeros(()) if problem.follows else None
         residual = problem.drive - inner
         self._scale = self._size(problem, guess, residual, inner)
-        means = problem.group_means(-residual)
+        # Asked for by a field that follows only.
+        means = problem.group_means(-residual) if problem.follows else residual.new_zeros(0)
         return self.correct(
             problem, Answer(guess, strength, 0, 0), Mismatch(residual, means, strength), tolerance
         )

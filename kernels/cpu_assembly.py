@@ -9,8 +9,8 @@ The moments m of the charges are, with heights h = r.n and z = h - origin, by ki
 With w = Cm, and b the three numbers of one atom whose sums they are, k dE/dq_i = k (parts + d_i q_i + w.b_i) and
 k dE/dr_i = k (parts + q_i w.b_i'(h) n).
 
-Moments are limited by reading, at a third of the rate that memory has; adding up by flops while all fits into the
-cache, with one division for each atom that has a width (`python -m examples.benchmarks limits`).
+Both are limited by memory, at a fifth and a third of its rate (`python -m examples.benchmarks limits`: 12,288 atoms
+with widths, one thread).
 """
 
 import math

@@ -29,7 +29,7 @@ from grahame.kernels import cpu_fft, cpu_memory
 from grahame.kernels import mesh as formulas
 from grahame.kernels.cpu_splines import SortedAtoms, spline_kernels
 from grahame.kernels.mesh import Mesh
-from grahame.kernels.threads import Lane, Steps, Task, available, chunks, run, together
+from grahame.kernels.threads import Lane, Steps, Task, available, chunks, in_turn, run, together
 
 Floats = NDArray[np.float64]
 Waves = NDArray[np.complex128]
@@ -318,18 +318,25 @@ class MeshSum:
 
         others = [(self._others, self._all, _NO_MESH, self._base)] if renew else []
         charged = [*others, (self._q, self._few, self._base, mesh)]
+        along, across, back = cpu_fft.along, cpu_fft.across, cpu_fft.back_along
+        inverse = [(across, False)] if gathered else []
         return [
             [
-                [*(spread(a, b, *each) for each in charged), partial(cpu_fft.along, a, b, mesh, length)]
+                [in_turn(*(spread(a, b, *each) for each in charged), partial(along, a, b, mesh, length))]
                 for a, b in planes
             ],
             [
-                [partial(cpu_fft.across, a, b, mesh, length, True), partial(weigh, a, b)]
-                + ([partial(cpu_fft.across, a, b, mesh, length, False)] if gathered else [])
+                [
+                    in_turn(
+                        partial(across, a, b, mesh, length, True),
+                        partial(weigh, a, b),
+                        *(partial(each, a, b, mesh, length, forward) for each, forward in inverse),
+                    )
+                ]
                 for a, b in lines
             ],
             [
-                [partial(cpu_fft.back_along, a, b, mesh, length), partial(_repeat_rows, a, b, mesh, length)]
+                [in_turn(partial(back, a, b, mesh, length), partial(_repeat_rows, a, b, mesh, length))]
                 for a, b in planes
             ],
             [[gather(a, b)] for a, b in chunks(len((self._few if few else self._all).atoms), _CHUNK)],

@@ -317,7 +317,10 @@ def all_below(
     cell: Floats,
     projector: Floats,
 ) -> bool:
-    """Whether |(x_j - x_i) P + S.cell| < limit for all pairs (m,2), P (3,3) a projector; limited by flops, false for NaN."""
+    """Whether |(x_j - x_i) P + S.cell| < limit for all pairs (m,2), P (3,3) a projector; false for NaN.
+
+    Limited by memory, at an eighth of its rate.
+    """
     square = limit * limit
     for k in range(len(pairs)):
         i, j = pairs[k, 0], pairs[k, 1]

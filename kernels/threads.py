@@ -92,6 +92,16 @@ def ranges(n: int, count: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
+def in_turn(*tasks: Task) -> Task:
+    """One task of several, for which one thread is asked for once."""
+
+    def all_of_them() -> None:
+        for task in tasks:
+            task()
+
+    return all_of_them
+
+
 def run(tasks: list[Task]) -> list[object]:
     """Results of all tasks, in their order; the first runs on the calling thread."""
     if len(tasks) == 1:
@@ -124,8 +134,12 @@ def together(*sums: Steps[Any], small: bool = False) -> list[Any]:
     context.run(_kept.set, count)
     running = context.run(_Running, sums)
     helpers = [_pool(count - 1).submit(context.copy().run, running.work, k) for k in range(1, count)]
-    context.run(running.work, 0)
+    try:
+        context.run(running.work, 0)
+    except BaseException as error:  # an interrupt that comes between two tasks
+        running.stop(error)
     if running.error is not None:
+        # What the others write to is used again.
         wait(helpers)
         raise running.error
     return [one.result for one in running.sums]
@@ -220,8 +234,7 @@ class _Running:
                 with self._changed:
                     self._open(mine, stage)
             except BaseException as error:
-                with self._changed:
-                    self._stop(error)
+                self.stop(error)
 
     def _open(self, one: _Sum, stage: list[_Lane]) -> None:
         if self.error is not None:
@@ -232,12 +245,13 @@ class _Running:
         if self._asleep:
             self._changed.notify_all()
 
-    def _stop(self, error: BaseException) -> None:
+    def stop(self, error: BaseException) -> None:
         """No more tasks; those that have begun come to their end."""
-        self.error = self.error or error
-        for one in self.sums:
-            one.waiting.clear()
-        self._changed.notify_all()
+        with self._changed:
+            self.error = self.error or error
+            for one in self.sums:
+                one.waiting.clear()
+            self._changed.notify_all()
 
 
 # Threads do not survive a fork: a child process starts its own.
