@@ -175,9 +175,12 @@ def _fragments(
     return out, charges
 
 
-def _key(atoms: Atoms, key: str) -> Any:
+_NO_FIELD = "; add it, or say that the frames are in no field (`--field none` of `grahame evaluate`)"
+
+
+def _key(atoms: Atoms, key: str, otherwise: str = "") -> Any:
     if key not in atoms.info:
-        raise ValueError(f"{key} = nothing must be given: the frame has no key of this name")
+        raise ValueError(f"{key} = nothing must be given: the frame has no key of this name{otherwise}")
     return atoms.info[key]
 
 
@@ -187,7 +190,7 @@ def _fields(
     """The field and the displacement, V/Å, of a stated key or of the schema."""
     vector = None
     if reading.field_key is not None:
-        value = np.atleast_1d(np.asarray(_key(atoms, reading.field_key), dtype=float))
+        value = np.atleast_1d(np.asarray(_key(atoms, reading.field_key, _NO_FIELD), dtype=float))
         vector = (0.0, 0.0, float(value[0])) if value.size == 1 else tuple(float(v) for v in value)
     elif state.field_kind in ("E", "sawtooth"):
         vector = state.field()
@@ -198,7 +201,7 @@ def _fields(
             )
     displacement = None
     if reading.displacement_key is not None:
-        displacement = float(_key(atoms, reading.displacement_key))
+        displacement = float(_key(atoms, reading.displacement_key, _NO_FIELD))
     elif state.field_kind == "D":
         displacement = _along_normal(state.field(), atoms)
     if (displacement is not None) != (boundary == "displacement"):

@@ -6,12 +6,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from grahame.electrostatics import cells
 from grahame.hybrid.files import read_structure, replacing
 from grahame.hybrid.frames import LABELS, Frame, make_batch
 from grahame.hybrid.model import HybridModel, ModelSpec
@@ -93,14 +96,15 @@ def evaluate(
 
 
 def write_predictions(evaluation: Evaluation, path: Path, overwrite: bool = False) -> None:
-    """Frames with labels as `REF_...` and predictions as `model_...`, in extended XYZ."""
+    """Frames with labels as `REF_...`, predictions as `model_...` and what is held (`electrode`: groups), extended XYZ."""
     import ase.io
 
     images = []
     for frame, found in zip(evaluation.frames, evaluation.predictions):
         atoms = Atoms(frame.numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-        atoms.info |= {"source": frame.source, "index": frame.index, "level": frame.level}
-        atoms.info["total_charge"] = frame.conditions.total_charge
+        info, arrays = _state(frame, len(atoms))
+        atoms.info |= info | {"source": frame.source, "index": frame.index, "level": frame.level}
+        atoms.arrays |= arrays
         for prefix, values in (("REF_", frame.labels), ("model_", found)):
             for name, value in values.items():
                 target = atoms.arrays if LABELS[name][0] == "atom" else atoms.info
@@ -111,6 +115,24 @@ def write_predictions(evaluation: Evaluation, path: Path, overwrite: bool = Fals
         images.append(atoms)
     with replacing(path, overwrite) as temporary:
         ase.io.write(temporary, images, format="extxyz")
+
+
+def _state(frame: Frame, atoms: int) -> tuple[dict[str, Any], dict[str, NDArray[np.int64]]]:
+    """Keys and arrays that say what is held, by the names of the schema: who reads them gets the frame's conditions again."""
+    held = frame.conditions
+    info: dict[str, Any] = {**frame.info, "total_charge": held.total_charge}
+    field, kind = held.field, "E"
+    if held.displacement is not None:
+        kind, field = "D", tuple(held.displacement * np.asarray(cells.normal(torch.as_tensor(frame.cell))))
+    if field is not None:
+        info |= {"external_field": np.asarray(field), "field_unit": "V/Å", "field_kind": kind}
+    groups = np.full(atoms, -1)
+    for g, electrode in enumerate(held.electrodes):
+        groups[electrode.indices] = g
+    charges = [e.charge for e in held.electrodes]
+    if charges and None not in charges:
+        info["electrode_charge"] = np.asarray(charges, dtype=float)
+    return info, {"electrode": groups} if held.electrodes else {}
 
 
 def reading_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,9 @@ def formal_charges(by_species: Tensor, graph: Graph, conditions: tuple[Condition
 
     Args:
         by_species: (species,) e; graph: atoms; conditions: per frame, or None.
+
+    Raises:
+        ValueError: for another number of charges than atoms.
     """
     formal = by_species[graph.species]
     if conditions is None or all(c.formal_charges is None for c in conditions):
@@ -21,7 +25,14 @@ def formal_charges(by_species: Tensor, graph: Graph, conditions: tuple[Condition
     parts = []
     for k, c in enumerate(conditions):
         own = formal[graph.frame == k]
-        parts.append(own if c.formal_charges is None else torch.as_tensor(c.formal_charges).to(own))
+        if c.formal_charges is not None:
+            if np.shape(c.formal_charges) != (len(own),):
+                raise ValueError(
+                    f"formal_charges = array of shape {np.shape(c.formal_charges)} must have shape ({len(own)},): "
+                    f"pass one value in e for each atom of frame {k}"
+                )
+            own = torch.as_tensor(c.formal_charges).to(own)
+        parts.append(own)
     return torch.cat(parts)
 
 

@@ -44,11 +44,17 @@ def load_heads(path: str | Path) -> FeatureHeads:
         ) from error
     if header.get("format") != FORMAT:
         raise ValueError(f"heads = {path} must be written by `save_heads`: its header names another format")
-    if header["version"] > VERSION:
+    if header.get("version", 0) > VERSION:
         raise ValueError(
             f"heads = {path} of version {header['version']} must not be newer than {VERSION}: update the package"
         )
-    spec = ChargeSpec.model_validate(header["charges"])
-    heads = FeatureHeads(header["features"], header["elements"], spec, header["cutoff"], header["trunk"])
-    heads.load_state_dict(weights)
+    try:
+        spec = ChargeSpec.model_validate(header["charges"])
+        heads = FeatureHeads(header["features"], header["elements"], spec, header["cutoff"], header["trunk"])
+        heads.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        what = str(error).splitlines()[0]
+        raise ValueError(
+            f"heads = {path} must hold what `save_heads` writes: its header or weights were changed ({what})"
+        ) from error
     return heads

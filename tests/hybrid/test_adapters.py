@@ -5,6 +5,7 @@ interface of a trunk; MACE, NequIP, Allegro and metatomic themselves are exercis
 by `examples/adapters/exercise.py`.
 """
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
+from safetensors.torch import save_file
 
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.hybrid import HybridCalculator
@@ -567,6 +569,16 @@ def test_heads_are_saved_with_the_model_they_belong_to(tmp_path: Path) -> None:
         f"heads = {tmp_path / 'text'} must be a whole safetensors file: it is damaged or of another kind"
     ):
         load_heads(tmp_path / "text")
+    header = {"format": "grahame feature heads", "version": 1, **heads.describe()}
+    for name, changed in (("charges", {"kind": "unheard of"}), ("features", 7), ("charges", None)):
+        path = tmp_path / f"{name}.safetensors"
+        save_file(
+            dict(heads.state_dict()), str(path), metadata={"grahame": json.dumps(header | {name: changed})}
+        )
+        with pytest.raises(
+            ValueError, match=r"must hold what `save_heads` writes: its header or weights were changed"
+        ):
+            load_heads(path)
     with pytest.raises(FileNotFoundError) as missing:
         load_heads(tmp_path / "none")
     assert str(missing.value) == f"heads = {tmp_path / 'none'} must be an existing file: check the path"

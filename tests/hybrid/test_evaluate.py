@@ -1,12 +1,18 @@
 """How frames are read to be compared with a model, and what is refused before any error is counted."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from grahame.electrostatics import Electrode
 from grahame.hybrid.cli import main
-from grahame.hybrid.evaluate import arrays_of, check_metal, reading_of
+from grahame.hybrid.evaluate import Evaluation, arrays_of, check_metal, reading_of, write_predictions
+from grahame.hybrid.frames import Conditions, Frame
 from grahame.hybrid.model_file import save_model
+from grahame.hybrid.reading import Reading, read_frames
+from grahame.hybrid.training.metrics import ErrorTable
 from tests.hybrid.model_cells import frame, make_model, slab, water_box
 
 
@@ -63,3 +69,39 @@ def test_files_without_structures_get_one_sentence(
         f"Error: frames = {path} must be a complete structure file that ASE reads: {reason.replace('PATH', str(path))}; check "
         "that it is not cut off and that its name ends with its format\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("boundary", "state"),
+    [
+        ("slab", {"field": (0.0, 0.0, 0.12)}),
+        ("3d", {"field": (0.01, -0.02, 0.03)}),
+        ("displacement", {"displacement": -0.2}),
+        ("slab", {}),
+    ],
+)
+def test_predictions_are_written_with_what_is_held(
+    tmp_path: Path, boundary: str, state: dict[str, Any]
+) -> None:
+    """Who reads the frames again reads the same conditions: field, displacement, electrodes and total charge."""
+    metal = Electrode([0, 1], charge=0.3)
+    held = Conditions(boundary=boundary, total_charge=0.3, electrodes=(metal,), **state)
+    numbers, cell = np.array([79, 79, 8, 1, 1]), np.diag([9.0, 9.0, 20.0])
+    positions = np.random.default_rng(0).uniform(2.0, 7.0, (5, 3))
+    pbc = (True, True, boundary != "slab")
+    frame = Frame(
+        numbers, positions, cell, pbc, held, {"energy": np.array(-1.0)}, info={"countercharge": "none"}
+    )
+    found = {"energy": np.array(-1.1), "forces": np.zeros((5, 3))}
+    write_predictions(Evaluation(ErrorTable(make_model().spec), [found], [frame]), tmp_path / "said.xyz")
+    reading = Reading({"energy": "REF_energy"}, boundary=boundary, electrode_groups="electrode")
+    (again,) = read_frames(tmp_path / "said.xyz", reading)
+    assert again.conditions.total_charge == held.total_charge
+    np.testing.assert_array_equal(again.conditions.electrodes[0].indices, metal.indices)
+    for name in ("field", "displacement"):
+        one, other = getattr(again.conditions, name), getattr(held, name)
+        assert (one is None) == (other is None)
+        np.testing.assert_allclose(
+            np.zeros(3) if one is None else one, np.zeros(3) if other is None else other
+        )
+    assert again.labels["energy"] == -1.0
