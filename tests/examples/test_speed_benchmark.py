@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples.benchmarks.speed import calls, limits, meshes, program, rates, summary
+from examples.benchmarks.speed import calls, limits, meshes, program, rates, summary, systems
 from examples.benchmarks.speed.engines import ENGINES, missing, unable
 from examples.benchmarks.speed.measures import fitted_exponent, relative_error, rms_error, spread
 from examples.benchmarks.speed.reference import direct_forces, with_truth
@@ -258,3 +258,14 @@ def test_a_kernel_far_slower_than_it_was_is_named_in_the_quick_run() -> None:
     assert limits.too_slow(row) == [sentence]
     assert limits.too_slow(row | {"known_processor": False}) == []
     assert limits.too_slow(row | {"size": "12k"}) == []
+
+
+def test_atoms_fly_there_and_back() -> None:
+    whole = np.zeros((1, 3))
+    cell = systems.Cell(
+        whole, np.zeros(1), np.eye(3), np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.int64),
+        np.zeros(0, dtype=np.int64), whole + 0.1, np.array(False), np.array(1.0),
+    )  # fmt: skip
+    end = systems.FLIGHT
+    for step, distance in ((0, 0), (7, 7), (end, end), (end + 3, end - 3), (2 * end, 0), (2 * end + 5, 5)):
+        np.testing.assert_allclose(cell.at(step), whole + 0.1 * distance, atol=1e-14)

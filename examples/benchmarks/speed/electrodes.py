@@ -22,8 +22,8 @@ Row = dict[str, Any]
 
 CHARGE_TARGET = 1e-4  # relative
 FORCE_TARGET = 1e-4  # eV/Å
-LONGEST_FLIGHT = 60  # steps, in which a hydrogen flies 1 Å
-SECONDS = 0.5  # of one turn
+SECONDS = 0.5  # of one turn...
+MOST = 40  # ...and steps: in the first few, threads that slept come back on one processor
 _SLOW = "not measured: its set-up takes minutes, --slow measures it"
 _NOTHING_SEEN = (float("inf"), float("inf"))
 # From this many atoms on, peers build an electrode matrix only when asked to: it takes them minutes.
@@ -263,8 +263,7 @@ def measure(
             except Failed as failure:
                 rows[name] = {"status": f"failed: {failure}"}
         say(f"electrodes {case.name}: {len(turns)} timings in turns")
-        most = max(1, LONGEST_FLIGHT // (rounds + 1))
-        times = take_turns(turns, rounds, 0.05 if quick else SECONDS, most, say)
+        times = take_turns(turns, rounds, 0.05 if quick else SECONDS, MOST, say)
     return {
         "size": case.size,
         "atoms": len(cell.charges),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.benchmarks.speed.systems import SMEARING, TIMESTEP, VOLTAGE, Box, Cell
+from examples.benchmarks.speed.systems import FLIGHT, SMEARING, TIMESTEP, VOLTAGE, Box, Cell
 
 Floats = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ class Water:
 class Electrodes:
     """fix electrode/conp with the inverse of the electrode matrix (mat_inv) or conjugate gradients (cg).
 
-    Atoms fly on straight lines (nve/noforce), so that the forces stay readable.
+    Atoms fly on straight lines (nve/noforce), there and back, so that the forces stay readable.
     """
 
     def __init__(self, cell: Cell, setting: dict[str, Any], threads: int) -> None:
@@ -94,7 +94,6 @@ class Electrodes:
         self._folder = tempfile.TemporaryDirectory()
         data = Path(self._folder.name) / "data.lammps"
         data.write_text(data_file(cell))
-        n = len(cell.charges)
         self.engine = engine = start()
         engine.commands_string(
             f"""
@@ -122,15 +121,25 @@ class Electrodes:
             fix fly flying nve/noforce
             """
         )
-        # Å per step, turned into Å/ps.
-        velocities = (cell.stride / TIMESTEP * 1000.0).ravel()
-        engine.scatter_atoms("v", 1, 3, (ctypes.c_double * (3 * n))(*velocities))
+        self._step = 0
+        self._fly(1.0)
+
+    def _fly(self, sign: float) -> None:
+        """Å per step, turned into Å/ps."""
+        velocities = (sign * self.cell.stride / TIMESTEP * 1000.0).ravel()
+        self.engine.scatter_atoms("v", 1, 3, (ctypes.c_double * len(velocities))(*velocities))
 
     def first(self) -> None:
         self.engine.command("run 0 post no")
 
     def steps(self, count: int) -> None:
-        self.engine.command(f"run {count} pre no post no")
+        while count > 0:
+            # Atoms turn as in `Cell.at`.
+            some = min(count, FLIGHT - self._step % FLIGHT)
+            self.engine.command(f"run {some} pre no post no")
+            self._step, count = self._step + some, count - some
+            if self._step % FLIGHT == 0:
+                self._fly(-1.0 if self._step % (2 * FLIGHT) else 1.0)
 
     def observe(self) -> tuple[Floats, Floats]:
         charges = np.array(self.engine.gather_atoms("q", 1, 1))[self.cell.solved]

@@ -19,6 +19,7 @@ WATER_SIDES = {"0.2k": 4, "1k": 7, "3k": 10, "12k": 16, "48k": 25, "192k": 40}  
 SMEARING = 0.39172  # Å; eta = 1.805132 1/Å in LAMMPS
 VOLTAGE = 1.0  # V between the electrodes
 TIMESTEP = 1.0  # fs
+FLIGHT = 60  # steps, in which a hydrogen flies 1 Å
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ class Cell(Stored):
         return "finite-field" if bool(self.periodic) else "slab"
 
     def at(self, step: int) -> Floats:
-        """Positions after so many steps, Å."""
-        return self.positions + step * self.stride
+        """Positions after so many steps, Å: atoms fly straight for `FLIGHT` steps, then back, and so on."""
+        there = step % (2 * FLIGHT)
+        return self.positions + min(there, 2 * FLIGHT - there) * self.stride
 
 
 # Steps before charges and forces are compared: solvers that start from the last charges have settled by then.
