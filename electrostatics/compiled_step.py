@@ -1,4 +1,4 @@
-"""The operator by the compiled kernels alone: real space, mesh and excluded pairs side by side on the threads.
+"""The operator by the compiled kernels alone: real space, less excluded pairs, and mesh side by side on the threads.
 
 A step of molecular dynamics is so short that Python and fresh memory would take a good part of it: arrays and the tasks of
 the threads are made once and used again. The formulas are those of `System` and `Moments`.
@@ -22,7 +22,7 @@ from grahame.kernels.cpu_pairs import PairSum
 from grahame.kernels.derivatives import First
 from grahame.kernels.operators import array
 from grahame.kernels.pair_rows import PairRows
-from grahame.kernels.threads import Steps, together
+from grahame.kernels.threads import together
 
 Floats = NDArray[np.float64]
 Short = NDArray[np.int32]
@@ -30,7 +30,6 @@ Short = NDArray[np.int32]
 _KINDS = {"slab": cpu_assembly.SLAB, "displacement": cpu_assembly.POLAR}
 _ALONE = 500  # atoms below which a second thread does not pay
 _NONE, _NO_GRADIENT = np.empty(0), np.empty((0, 3))
-_BARE = (0.0, np.inf, False)  # no splitting, no cut-off, no shift
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Geometry:
     Attributes:
         boundary, background: names of both; k: Coulomb constant in eV Å/e².
         alpha, cutoff, mesh, order: splitting in 1/Å, Å, points and order of the splines.
-        x, s: (n,3) and (n,) Å; cell, k_cell: (3,3) rows in Å, the user's and the one whose waves are summed.
+        x, s: (n,3) and (n,) Å; k_cell: (3,3) rows in Å, the cell whose waves are summed.
     """
 
     boundary: str
@@ -52,7 +51,6 @@ class Geometry:
     order: int
     x: Floats
     s: Floats
-    cell: Floats
     k_cell: Floats
 
 
@@ -67,7 +65,7 @@ class CompiledStep:
         self._solved: Short | None = None
         self._placed: Geometry | None = None
         self._s = _NONE
-        self._lists: dict[str, PairSum] = {}
+        self._sums: dict[str, PairSum] = {}
         self._one_at_a_time = Lock()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
@@ -83,12 +81,13 @@ class CompiledStep:
             g: the geometry.
             q: (n,) e.
             forces: whether the derivatives by the positions are wanted.
-            pairs, excluded: half lists in the k-space cell and in the user's.
+            pairs, excluded: half lists; excluded pairs have no shift along the normal of a slab, where the user's cell is
+                another one.
         """
         with self._one_at_a_time:
             self._place(g)
-            lists = self._listed(g, pairs, excluded, "pairs", "excluded")
-            return self._summed(g, array(q), forces, self._every, False, *lists)
+            near = self._near("all", g, pairs, excluded)
+            return self._summed(g, array(q), forces, self._every, False, near)
 
     def at_solved(
         self, g: Geometry, q: Tensor, solved: Tensor, pairs: PairRows, excluded: PairRows | None
@@ -103,21 +102,21 @@ class CompiledStep:
             if self._solved is None or not np.array_equal(self._solved, atoms):
                 self._solved, self._made_for = atoms.astype(np.int32), None
             self._place(g)
-            lists = self._listed(g, pairs, excluded, "felt", "felt excluded")
-            return self._summed(g, array(q), False, self._solved, True, *lists).potential
+            near = self._near("felt", g, pairs, excluded)
+            return self._summed(g, array(q), False, self._solved, True, near).potential
 
     def _place(self, g: Geometry) -> None:
         """The arrays hold this geometry; made anew for another cell, other widths or other atoms."""
         if self._placed is g and self._made_for is not None:
             return
         self._placed = None
-        made_for = (len(g.x), g.k_cell.tobytes(), g.cell.tobytes(), g.alpha, g.cutoff, g.mesh, g.order)
+        made_for = (len(g.x), g.k_cell.tobytes(), g.alpha, g.cutoff, g.mesh, g.order)
         if made_for != self._made_for or not np.array_equal(self._s, g.s):
             n = len(g.x)
             self._x, self._q = cpu_memory.empty((n, 3)), cpu_memory.empty(n)
             self._s, self._every = g.s.copy(), np.arange(n, dtype=np.int32)
             self._mesh = MeshSum(self._x, g.k_cell, g.alpha, g.mesh, g.order, self._q, self._solved)
-            self._lists = {}
+            self._sums = {}
             self._made_for = made_for
         self._x[:] = g.x
         self._mesh.moved()
@@ -126,50 +125,32 @@ class CompiledStep:
         self._origin = float((g.x @ self._normal).mean()) if g.boundary == "slab" else 0.0
         self._placed = g
 
-    def _listed(
-        self, g: Geometry, pairs: PairRows, excluded: PairRows | None, *names: str
-    ) -> tuple[PairSum, PairSum | None]:
-        """The sums over both lists."""
-        near = self._kept(names[0], pairs, g.k_cell, g.alpha, g.cutoff, True)
-        return near, None if excluded is None else self._kept(names[1], excluded, g.cell, *_BARE)
-
-    def _kept(self, name: str, pairs: PairRows, cell: Floats, *terms: Any) -> PairSum:
-        """The sum over one list, made anew with it."""
-        kept = self._lists.get(name)
-        if kept is None or kept.pairs is not pairs:
-            kept = self._lists[name] = PairSum(self._x, self._q, cell, self._s, pairs, *terms)
+    def _near(self, name: str, g: Geometry, pairs: PairRows, excluded: PairRows | None) -> PairSum:
+        """The sum in real space over a list, less excluded pairs; made anew with either."""
+        kept = self._sums.get(name)
+        if kept is None or kept.pairs is not pairs or kept.less is not excluded:
+            kept = PairSum(self._x, self._q, g.k_cell, self._s, pairs, g.alpha, g.cutoff, True, less=excluded)
+            self._sums[name] = kept
         return kept
 
-    def _summed(
-        self,
-        g: Geometry,
-        q: Floats,
-        forces: bool,
-        atoms: Short,
-        few: bool,
-        pairs: PairSum,
-        excluded: PairSum | None,
-    ) -> First:
+    def _summed(self, g: Geometry, q: Floats, forces: bool, atoms: Short, few: bool, pairs: PairSum) -> First:
         """Of some atoms, with the energy of all where these are all."""
         self._q[:] = q
-        sums: list[Steps[Any]] = [self._mesh.steps(forces, True, few=few), pairs.steps(forces, True)]
-        if excluded is not None:
-            # First, as it is short: the others have something left for both threads at the end.
-            sums.insert(0, excluded.steps(forces, True))
-        *less, far, near = together(*sums, small=len(q) < _ALONE)
+        far, near = together(
+            self._mesh.steps(forces, True, few=few), pairs.steps(forces, True), small=len(q) < _ALONE
+        )
         kind = _KINDS.get(g.boundary, cpu_assembly.UNIFORM)
         where = (kind, self._x, self._s, self._q, self._normal, self._origin)
         w = self._form @ cpu_assembly.moments(*where)
         potential, gradient = np.empty(len(atoms)), np.empty((len(atoms) if forces else 0, 3))
         own = cpu_assembly.assemble(
             atoms, *where, ewald.SELF * g.alpha, w, g.k,
-            far.charges, near.charges, less[0].charges if less else _NONE,
+            far.charges, near.charges,
             far.positions if forces else _NO_GRADIENT,
             near.positions if forces else _NO_GRADIENT,
-            less[0].positions if forces and less else _NO_GRADIENT,
             potential, gradient,
         )  # fmt: skip
-        energy = g.k * (0.5 * own + far.energy + near.energy - sum(part.energy for part in less))
+        energy = g.k * (0.5 * own + far.energy + near.energy)
         pull = torch.from_numpy(gradient) if forces else None
         return First(torch.from_numpy(np.array(energy)), torch.from_numpy(potential), pull)
 

@@ -197,7 +197,7 @@ class System:
         assert self.cell is not None
         return Geometry(
             self.boundary, self.background, self.coulomb_constant, p.splitting, p.cutoff, p.mesh, p.order,
-            *(operators.array(t) for t in (self.positions, self.smearing, self.cell, self.k_cell)),
+            *(operators.array(t) for t in (self.positions, self.smearing, self.k_cell)),
         )  # fmt: skip
 
     def _direct(self, q: Tensor, forces: bool, pairs: Triple, excluded: Triple | None) -> derivatives.First:

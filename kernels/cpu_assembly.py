@@ -1,6 +1,6 @@
 """The end of a Coulomb sum on the CPU: its parts added up, with what every atom feels of itself and of all charges together.
 
-    E = near + far - excluded + 1/2 sum_i d_i q_i² + 1/2 m'Cm,    d_i = 1/(sqrt(pi) s_i) - own  (only -own for points)
+    E = near + far + 1/2 sum_i d_i q_i² + 1/2 m'Cm,    d_i = 1/(sqrt(pi) s_i) - own  (only -own for points)
 
 The moments m of the charges are, with heights h = r.n and z = h - origin, by kind
 
@@ -62,17 +62,12 @@ def assemble(
     k: float,
     far: Floats,
     near: Floats,
-    excluded: Floats,
     far_gradient: Floats,
     near_gradient: Floats,
-    excluded_gradient: Floats,
     potential: Floats,
     gradient: Floats,
 ) -> float:
-    """k dE/dq (m,) and, unless it is empty, k dE/dr (m,3) of m atoms, and their sum of q (d q + w.b) without k.
-
-    An empty `excluded` is left out.
-    """
+    """k dE/dq (m,) and, unless it is empty, k dE/dr (m,3) of m atoms, and their sum of q (d q + w.b) without k."""
     energy = 0.0
     for c in range(len(atoms)):
         a = atoms[c]
@@ -91,14 +86,8 @@ def assemble(
                 felt += w[1] * s[a] * s[a] + w[2] * z
                 slope = q[a] * w[2]
         energy += q[a] * felt
-        total = far[a] + near[a] + felt
-        if len(excluded) > 0:
-            total -= excluded[a]
-        potential[c] = k * total
+        potential[c] = k * (far[a] + near[a] + felt)
         if len(gradient) > 0:
             for e in range(3):
-                pull = far_gradient[a, e] + near_gradient[a, e] + slope * normal[e]
-                if len(excluded) > 0:
-                    pull -= excluded_gradient[a, e]
-                gradient[c, e] = k * pull
+                gradient[c, e] = k * (far_gradient[a, e] + near_gradient[a, e] + slope * normal[e])
     return energy

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from grahame.kernels import cpu_memory, vectors
 from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.pairs import TWO_OVER_SQRT_PI, shift_terms
-from grahame.kernels.threads import Lane, Steps, available, chunks, together
+from grahame.kernels.threads import Lane, Steps, Task, available, chunks, together
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -402,6 +402,7 @@ class PairSum:
         h: (3,3) rows in Å; s: (n,) Å; pairs: the list; these must not change.
         alpha: splitting in 1/Å; cutoff: Å; shift: whether the terms at the cut-off are there.
         widths: whether derivatives by the widths will be wanted.
+        less: pairs whose bare interaction is taken away, at whatever distance.
     """
 
     def __init__(
@@ -415,8 +416,9 @@ class PairSum:
         cutoff: float,
         shift: bool,
         widths: bool = False,
+        less: PairRows | None = None,
     ) -> None:
-        self._x, self._q, self._h, self.pairs = x, q, h, pairs
+        self._x, self._q, self._h, self.pairs, self.less = x, q, h, pairs, less
         edge, slope = shift_terms(alpha, cutoff) if shift else (0.0, 0.0)
         # Unshifted, the cut-off may be infinite: 0 times infinity must not appear.
         self._terms = (alpha, cutoff * cutoff, cutoff if shift else 0.0, edge, slope)
@@ -434,7 +436,7 @@ class PairSum:
         self._width[:] = 0.0
         self._more[:] = 0.0
         yield self._moving
-        yield self._pieces
+        yield [*self._pieces]
         yield self._collecting(forces, potential)
         by_width = None
         if self._widths:
@@ -476,13 +478,33 @@ class PairSum:
         )
         pieces = 1 if lanes == 1 else min(_PIECES, len(pairs.j) // (lanes * CHUNK))
         parts = _of_equal_length(pairs.start, lanes * pieces)
-        self._pieces: list[Lane] = [
+        self._pieces: list[list[Task]] = [
             [
                 partial(_chunk, a, b, *given, self._field[c], self._cells[c], self._width[c])
                 for a, b in parts[c * pieces : (c + 1) * pieces]
             ]
             for c in range(lanes)
         ]
+        if self.less is not None and len(self.less.j):
+            # Taken away by a table of the opposite sign: erfc(0) = 1 without splitting.
+            rows, start, j = _at_places_of(self.less, pairs)
+            bare = (
+                self._moved,
+                self._spread,
+                self._axes,
+                block,
+                rows,
+                start,
+                j,
+                0.0,
+                np.inf,
+                0.0,
+                0.0,
+                0.0,
+                -table,
+            )
+            into = (self._field[0], self._cells[0], self._width[0])
+            self._pieces[0] = [partial(_chunk, 0, len(rows), *bare, *into), *self._pieces[0]]
         self._tasks: dict[tuple[bool, bool], list[Lane]] = {}
 
     def _collecting(self, forces: bool, potential: bool) -> list[Lane]:
@@ -498,6 +520,16 @@ class PairSum:
                 for c, (a, b) in enumerate(self._places)
             ]
         return self._tasks[key]
+
+
+def _at_places_of(listed: PairRows, other: PairRows) -> tuple[Short, Ints, Short]:
+    """Rows, first pairs and second places of a list, between the places and moved atoms of another list of the same atoms."""
+    place = np.empty_like(other.order)
+    place[other.order] = np.arange(len(place), dtype=np.int32)
+    i, j, shifts = listed.triples()
+    first, second = place[i], place[j]
+    rows, start = _first_pairs(first, second, shifts + other.base[second] - other.base[first])
+    return rows, start, second
 
 
 def _of_equal_length(start: Ints, count: int) -> list[tuple[int, int]]:

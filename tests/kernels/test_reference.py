@@ -319,9 +319,8 @@ def test_whether_all_pairs_are_below_a_length() -> None:
     assert not neighbors.all_below(2 * longest, *given)
 
 
-@pytest.mark.parametrize("excluded", [False, True])
 @pytest.mark.parametrize("kind", [cpu_assembly.UNIFORM, cpu_assembly.SLAB, cpu_assembly.POLAR])
-def test_parts_and_what_atoms_feel_of_all_charges_together(kind: int, excluded: bool) -> None:
+def test_parts_and_what_atoms_feel_of_all_charges_together(kind: int) -> None:
     rng = np.random.default_rng(kind)
     n, k, own = 30, 14.4, 0.6
     x, q = rng.normal(size=(n, 3)), rng.normal(size=n)
@@ -340,22 +339,19 @@ def test_parts_and_what_atoms_feel_of_all_charges_together(kind: int, excluded: 
     pull, felt = (g.numpy() for g in torch.autograd.grad(together_energy, places, materialize_grads=True))
     m = cpu_assembly.moments(kind, x, s, q, normal, origin)
     np.testing.assert_allclose(m, numbers.detach().numpy(), rtol=1e-12, atol=1e-13)
-    parts = rng.normal(size=(3, n)), rng.normal(size=(3, n, 3))
-    if not excluded:
-        parts[0][2], parts[1][2] = 0.0, 0.0
+    parts = rng.normal(size=(2, n)), rng.normal(size=(2, n, 3))
     atoms = np.array([4, 0, 29, 17], dtype=np.int32)
     for chosen in (np.arange(n, dtype=np.int32), atoms):
         potential, gradient = np.empty(len(chosen)), np.empty((len(chosen), 3))
-        less = (parts[0][2], parts[1][2]) if excluded else (np.empty(0), np.empty((0, 3)))
         energy = cpu_assembly.assemble(
-            chosen, kind, x, s, q, normal, origin, own, form @ m, k, parts[0][0], parts[0][1], less[0],
-            parts[1][0], parts[1][1], less[1], potential, gradient,
+            chosen, kind, x, s, q, normal, origin, own, form @ m, k, parts[0][0], parts[0][1],
+            parts[1][0], parts[1][1], potential, gradient,
         )  # fmt: skip
         np.testing.assert_allclose(
-            potential, k * (parts[0][0] + parts[0][1] - parts[0][2] + felt)[chosen], rtol=1e-12, atol=1e-12
+            potential, k * (parts[0][0] + parts[0][1] + felt)[chosen], rtol=1e-12, atol=1e-12
         )
         np.testing.assert_allclose(
-            gradient, k * (parts[1][0] + parts[1][1] - parts[1][2] + pull)[chosen], rtol=1e-12, atol=1e-12
+            gradient, k * (parts[1][0] + parts[1][1] + pull)[chosen], rtol=1e-12, atol=1e-12
         )
         if len(chosen) == n:
             assert 0.5 * energy == pytest.approx(float(together_energy.detach()), rel=1e-12)

@@ -126,7 +126,7 @@ def evaluate(box: Box, sums: Sums) -> None:
     numbers = cpu_assembly.moments(*where)
     felt, pull = np.ones(len(q)), np.ones((len(q), 3))
     every, out = np.arange(len(q), dtype=np.int32), (np.empty(len(q)), np.empty((len(q), 3)))
-    cpu_assembly.assemble(every, *where, 1.0, numbers, 1.0, felt, felt, felt, pull, pull, pull, *out)
+    cpu_assembly.assemble(every, *where, 1.0, numbers, 1.0, felt, felt, pull, pull, *out)
     bonds = every.reshape(-1, 3)[:, :2].astype(np.int64)
     neighbors.all_below(sums.cutoff, bonds, np.zeros((len(bonds), 3), np.int64), x, h, three)
     cpu_structure_factor.WaveSum(x, h, sums.alpha, sums.waves)(q, True, True, True)

@@ -216,8 +216,8 @@ KERNELS: dict[str, Counted] = {
         lambda s: Work(flops=11 * s.n, read=40 * s.n),
     ),
     "cpu_assembly.assemble": Counted(
-        "b 164 n, f 44 n",
-        lambda s: Work(flops=44 * s.n, read=140 * s.n, written=32 * s.n),
+        "b 132 n, f 40 n",
+        lambda s: Work(flops=40 * s.n, read=108 * s.n, written=32 * s.n),
     ),
     "neighbors.all_below": Counted(
         "f 44 for one pair of three atoms, b 40 of them",
