@@ -22,8 +22,7 @@ Row = dict[str, Any]
 
 CHARGE_TARGET = 1e-4  # relative
 FORCE_TARGET = 1e-4  # eV/Å
-SECONDS = 0.5  # of one turn...
-MOST = 40  # ...and steps: in the first few, threads that slept come back on one processor
+SECONDS = 0.5  # of one turn
 _SLOW = "not measured: its set-up takes minutes, --slow measures it"
 _NOTHING_SEEN = (float("inf"), float("inf"))
 # From this many atoms on, peers build an electrode matrix only when asked to: it takes them minutes.
@@ -263,7 +262,7 @@ def measure(
             except Failed as failure:
                 rows[name] = {"status": f"failed: {failure}"}
         say(f"electrodes {case.name}: {len(turns)} timings in turns")
-        times = take_turns(turns, rounds, 0.05 if quick else SECONDS, MOST, say)
+        times = take_turns(turns, rounds, 0.05 if quick else SECONDS, say=say)
     return {
         "size": case.size,
         "atoms": len(cell.charges),

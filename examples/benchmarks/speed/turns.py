@@ -162,7 +162,7 @@ class Turn:
 
 
 def take_turns(
-    turns: list[Turn], rounds: int, seconds: float, most: int = 20, say: Callable[[str], None] | None = None
+    turns: list[Turn], rounds: int, seconds: float, most: int = 40, say: Callable[[str], None] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Milliseconds per step of all, round after round: medians and quartiles of elapsed and processor time.
 
