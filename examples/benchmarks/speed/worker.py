@@ -20,7 +20,6 @@ from examples.benchmarks.speed import engines
 from examples.benchmarks.speed.measures import relative_error, rms_error
 from examples.benchmarks.speed.systems import CHECKED, Box, Cell
 
-
 SETTLING = 0.25  # of the steps that are timed
 
 
