@@ -249,7 +249,7 @@ class Binder:
             neighbors = NeighborList(p.cutoff, skin=0.0)
         else:
             if self._neighbors is None or self._neighbors.cutoff != p.cutoff:
-                self._neighbors = NeighborList(p.cutoff)
+                self._neighbors = self._new_list(p.cutoff)
             neighbors = self._neighbors
         places, frame = np.ascontiguousarray(x.numpy()), np.ascontiguousarray(k_cell.numpy())
         pairs = neighbors.update(places, frame, cells.PERIODIC_K[self.settings.boundary])
@@ -262,6 +262,9 @@ class Binder:
         if probes:
             return _list_tensors(_without_probes(pairs, len(real), len(x)), device)
         return self._on_device.pairs(pairs, device)
+
+    def _new_list(self, cutoff: float) -> NeighborList:
+        return NeighborList(cutoff, before_finding=self._step.let_go)
 
     def off_centre(self, points: Tensor, x: Tensor, h: Tensor | None, s: Tensor) -> Tensor:
         """How far to go (m,3) from probes on a Gaussian's centre, to both sides, for their mean potential; 0 elsewhere.
@@ -342,7 +345,7 @@ class Binder:
             )
             entries = {key[5:]: value for key, value in state.items() if key.startswith("list_")}
             if entries:
-                self._neighbors = NeighborList(parameters.cutoff)
+                self._neighbors = self._new_list(parameters.cutoff)
                 self._neighbors.load_state(entries)
 
 

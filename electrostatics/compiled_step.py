@@ -125,6 +125,11 @@ class CompiledStep:
         self._origin = float((g.x @ self._normal).mean()) if g.boundary == "slab" else 0.0
         self._placed = g
 
+    def let_go(self) -> None:
+        """Of the lists, which are about to be found anew."""
+        with self._one_at_a_time:
+            self._sums.clear()
+
     def _near(self, name: str, g: Geometry, pairs: PairRows, excluded: PairRows | None) -> PairSum:
         """The sum in real space over a list, less excluded pairs; made anew with either."""
         kept = self._sums.get(name)

@@ -11,6 +11,7 @@ memory too, at a fifth (`python -m examples.benchmarks limits`: 12,288 atoms, on
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -167,6 +168,7 @@ class NeighborList:
     """A half or full list of pairs within cutoff + skin, found again only when an atom has moved far.
 
     The list is complete within `cutoff` as long as no atom has moved by more than skin/2 since it was found.
+    `before_finding` is called when it is about to be found anew: who holds the old list lets it go, and its memory serves again.
 
     Attributes:
         builds: how often the pairs were found anew.
@@ -174,7 +176,13 @@ class NeighborList:
     Source: L. Verlet, Phys. Rev. 159, 98 (1967).
     """
 
-    def __init__(self, cutoff: float, skin: float = 1.0, half: bool = True) -> None:
+    def __init__(
+        self,
+        cutoff: float,
+        skin: float = 1.0,
+        half: bool = True,
+        before_finding: Callable[[], None] | None = None,
+    ) -> None:
         if not (np.isfinite(cutoff) and cutoff > 0.0):
             raise ValueError(f"cutoff = {cutoff} Å must be positive and finite: give a length such as 6.0")
         if not (np.isfinite(skin) and skin >= 0.0):
@@ -182,6 +190,7 @@ class NeighborList:
         self.cutoff = float(cutoff)
         self.skin = float(skin)
         self.half = half
+        self._before_finding = before_finding
         self.builds = 0
         self._pairs: Pairs | None = None
         self._near: Pairs | None = None
@@ -273,6 +282,8 @@ class NeighborList:
         # No others can come as close as `closest` reports while the list is kept.
         touching = self.skin + _TOUCHING
         self._pairs = None  # room for the new ones
+        if self._before_finding is not None:
+            self._before_finding()
         if self.half and len(x):
             rows = half_rows(*_checked(x, cell, periodic, reach), periodic, reach, min(touching, reach))
             self._pairs, near = RowPairs(rows), Pairs(*rows.near_triples())
