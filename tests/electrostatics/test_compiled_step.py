@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode
-from grahame.kernels import dispatch
+from grahame.kernels import dispatch, neighbors
 
 Floats = NDArray[np.float64]
 
@@ -124,3 +126,21 @@ def test_two_callers_at_once() -> None:
     for k, one in zip(turns, found):
         np.testing.assert_allclose(one.potential, wanted[k].potential, rtol=0, atol=1e-11)
         np.testing.assert_allclose(one.gradient, wanted[k].gradient, rtol=0, atol=1e-11)
+
+
+def test_old_lists_are_gone_when_new_ones_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both at once would take twice the memory."""
+    coulomb = Coulomb("3d", "pme", 1e-4)
+    x, q, s = system(0)
+    coulomb(x, q, CELL, s)
+    old = weakref.ref(coulomb._binder._step._sums["all"])
+    find, seen = neighbors.half_rows, []
+
+    def found(*arguments: Any) -> Any:
+        seen.append(old())
+        return find(*arguments)
+
+    monkeypatch.setattr(neighbors, "half_rows", found)
+    assert old() is not None
+    coulomb(x + 2.0, q, CELL, s)
+    assert seen == [None]
