@@ -126,8 +126,10 @@ def nearest_images_stay(
     cell: NDArray[np.float64],
     periodic: tuple[bool, bool, bool],
 ) -> bool:
-    """Whether `shifts` (m,3) surely still make the vectors of pairs (m,2) of atoms shortest: none is half as long as faces
-    are distant. A quick look, which may be false where they do."""
+    """Whether `shifts` (m,3) surely still make the vectors of pairs (m,2) of atoms shortest; may be false where they do.
+
+    They do where no vector is half as long as faces are distant.
+    """
     axes = [d for d in range(3) if periodic[d]]
     if not axes:
         return True

@@ -440,7 +440,7 @@ class ConstantPotential:
         out = {
             "charges": charges,
             "electrode_charges": group_charges,
-            "potentials": torch.where(p.held.at_charge(), means + multiplier, psi) if some else psi,
+            "potentials": torch.where(p.held.at_charge(), means + multiplier, psi) if some else psi.clone(),
             "multiplier": multiplier,
             "energy": omega,
             "internal_energy": inner,

@@ -192,7 +192,7 @@ def what_is_held(
 
 @lru_cache(maxsize=16)
 def _always_held(own: tuple[tuple[float | None, float | None], ...], device: torch.device) -> Held:
-    """The same of electrodes that are held at numbers, in every step."""
+    """The same of electrodes that are held at numbers: kept for the next step, so nobody may write to it."""
     volts, coulombs = (torch.tensor([v or 0.0 for v in column], dtype=torch.float64) for column in zip(*own))
     return Held(volts.to(device), coulombs.to(device), tuple(v is None for v, _ in own))
 

@@ -89,7 +89,7 @@ class LinearProblem:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """psi - (Aq+b) on the solved atoms, (Aq+b) averaged per electrode, and the field it was taken at."""
+    """psi - (Aq+b) on the solved atoms, (Aq+b) averaged per electrode (may be empty without a field that follows), that field."""
 
     residual: Tensor
     means: Tensor

@@ -26,7 +26,8 @@ def pair_kernel(
         rows = (
             listed if isinstance(listed, PairRows) else cpu_pairs.as_rows(len(x), *map(pair_indices, listed))
         )
-        d = cpu_pairs.screened(x, q, h, s, rows, alpha, cutoff, shift, forces, wanted[1], wanted[3])
+        total = cpu_pairs.PairSum(x, q, h, s, rows, alpha, cutoff, shift, widths=wanted[3])
+        d = total(forces, wanted[1])
         return d.energy, (d.positions, d.charges, d.cell, d.smearing)
 
     return kernel

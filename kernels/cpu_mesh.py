@@ -265,7 +265,7 @@ class MeshSum:
 
     def _sort(self) -> Steps[None]:
         lists = [self._all] if self._few is self._all else [self._all, self._few]
-        if self._all.few:
+        if self._all.small:
 
             def sort() -> None:
                 for each in lists:

@@ -37,6 +37,7 @@ _PIECES = 8  # of the pairs of one thread, at most
 _ATOMS = 3000  # atoms below which a second thread does not pay for moving them and collecting what they got
 _WIDTH = 8  # distances that are compared at once
 _NO_POTENTIAL, _NO_GRADIENT = np.empty(0), np.empty((0, 3))
+_BARE = (0.0, np.inf, 0.0, 0.0, 0.0)  # no splitting, no cut-off and no terms at it
 # Everything but the assumption that NaN and infinity never occur.
 #
 # A function that a cached kernel calls must be inlined (`forceinline`). Otherwise it exists twice: as a copy in the
@@ -372,27 +373,8 @@ def as_rows(atoms: int, i: Short, j: Short, shifts: Short) -> PairRows:
     return PairRows(np.arange(atoms, dtype=np.int32), np.zeros((atoms, 3), np.int32), rows, start, j, none)
 
 
-def screened(
-    x: Floats,
-    q: Floats,
-    h: Floats,
-    s: Floats,
-    pairs: PairRows,
-    alpha: float,
-    cutoff: float,
-    shift: bool,
-    forces: bool,
-    potential: bool,
-    widths: bool,
-) -> PairDerivatives:
-    """Energy and derivatives of `pairs.screened_energy`; the cell's comes with the forces."""
-    steps = PairSum(x, q, h, s, pairs, alpha, cutoff, shift, widths).steps(forces, potential)
-    found: PairDerivatives = together(steps, small=len(pairs.j) < 2 * CHUNK)[0]
-    return found
-
-
 class PairSum:
-    """`screened` of one list, for any positions and charges; its arrays and tasks are made once.
+    """`pairs.screened_energy` of one list, for any positions and charges; its arrays and tasks are made once.
 
     Every thread has a field of its own; its pairs come in pieces, one after the other, so that a thread that waits
     for another sum finds something to do.
@@ -428,8 +410,15 @@ class PairSum:
         self._axes[:, :3] = h
         self._threads = 0
 
+    def __call__(self, forces: bool, potential: bool) -> PairDerivatives:
+        """Energy and derivatives, in arrays that the next call overwrites; those by the cell come with the forces."""
+        found: PairDerivatives = together(self.steps(forces, potential), small=len(self.pairs.j) < 2 * CHUNK)[
+            0
+        ]
+        return found
+
     def steps(self, forces: bool, potential: bool) -> Steps[PairDerivatives]:
-        """Energy and derivatives as one of several sums, in arrays that the next one overwrites."""
+        """The same as one of several sums."""
         if self._threads != available():
             self._divide()
         self._cells[:] = 0.0
@@ -465,17 +454,8 @@ class PairSum:
         move = (self._x, self._q, self._h, pairs.order, pairs.base, self._moved, self._field)
         self._moving: list[Lane] = [[partial(_move, a, b, *move)] for a, b in self._places]
         table, block = erfc_table(), np.arange(BLOCK, dtype=np.int32)
-        given = (
-            self._moved,
-            self._spread,
-            self._axes,
-            block,
-            pairs.rows,
-            pairs.start,
-            pairs.j,
-            *self._terms,
-            table,
-        )
+        where = (self._moved, self._spread, self._axes, block)
+        given = (*where, pairs.rows, pairs.start, pairs.j, *self._terms, table)
         pieces = 1 if lanes == 1 else min(_PIECES, len(pairs.j) // (lanes * CHUNK))
         parts = _of_equal_length(pairs.start, lanes * pieces)
         self._pieces: list[list[Task]] = [
@@ -487,27 +467,14 @@ class PairSum:
         ]
         if self.less is not None and len(self.less.j):
             # Taken away by a table of the opposite sign: erfc(0) = 1 without splitting.
-            rows, start, j = _at_places_of(self.less, pairs)
-            bare = (
-                self._moved,
-                self._spread,
-                self._axes,
-                block,
-                rows,
-                start,
-                j,
-                0.0,
-                np.inf,
-                0.0,
-                0.0,
-                0.0,
-                -table,
-            )
+            less = _at_places_of(self.less, pairs)
+            bare = (*where, *less, *_BARE, -table)
             into = (self._field[0], self._cells[0], self._width[0])
-            self._pieces[0] = [partial(_chunk, 0, len(rows), *bare, *into), *self._pieces[0]]
+            self._pieces[0] = [partial(_chunk, 0, len(less[0]), *bare, *into), *self._pieces[0]]
         self._tasks: dict[tuple[bool, bool], list[Lane]] = {}
 
     def _collecting(self, forces: bool, potential: bool) -> list[Lane]:
+        """The last stage, made once for what is wanted."""
         key = (forces, potential)
         if key not in self._tasks:
             if forces and len(self._gradient) == 0:

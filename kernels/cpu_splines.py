@@ -107,7 +107,7 @@ class SortedAtoms:
         self._free = np.empty((1, self._bins), np.int32)
 
     @property
-    def few(self) -> bool:
+    def small(self) -> bool:
         """Whether a second thread does not pay."""
         return len(chunks(len(self._row), _CHUNK)) == 1
 

@@ -144,3 +144,16 @@ def test_old_lists_are_gone_when_new_ones_are_found(monkeypatch: pytest.MonkeyPa
     assert old() is not None
     coulomb(x + 2.0, q, CELL, s)
     assert seen == [None]
+
+
+def test_what_is_held_is_not_what_the_caller_gets() -> None:
+    """A result that is written to changes no later solve."""
+    x, q, s = system(0)
+    low, high = (np.argsort(x[:, 2])[part] for part in (slice(0, 40), slice(-40, None)))
+    electrodes = [Electrode(low, potential=0.0), Electrode(high, potential=1.0)]
+    solver = ConstantPotential(electrodes, Coulomb("slab", "pme", 1e-4), smearing=0.5)
+    found = solver.solve(x, q, CELL, smearing=s)
+    found.potentials[:] = 7.0
+    again = solver.solve(x, q, CELL, smearing=s)
+    np.testing.assert_array_equal(again.potentials, [0.0, 1.0])
+    np.testing.assert_allclose(again.charges, found.charges, rtol=0, atol=1e-8)

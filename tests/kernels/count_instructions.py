@@ -14,7 +14,7 @@ from examples.benchmarks.speed import calls
 from examples.benchmarks.speed.limits import sizes_of
 from examples.benchmarks.speed.systems import water
 from grahame.kernels.cpu_neighbors import half_rows
-from grahame.kernels.cpu_pairs import screened
+from grahame.kernels.cpu_pairs import PairSum
 from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.structure_factor import half_space_kvectors
 from tests.kernels.steps import instructions
@@ -48,7 +48,7 @@ def cluster(side: int) -> tuple[dict[str, calls.Call], dict[str, int]]:
 
     def pairs() -> PairRows:
         rows = half_rows(x, np.zeros((3, 3)), OPEN, CUTOFF)
-        screened(x, q, box.cell, points, rows, 0.5, CUTOFF, True, True, True, False)
+        PairSum(x, q, box.cell, points, rows, 0.5, CUTOFF, True)(True, True)
         return rows
 
     listed = len(pairs().j)

@@ -42,7 +42,7 @@ x, q, s = rng.random((n, 3)) @ cell, rng.normal(size=n), np.where(rng.random(n) 
 pairs = cpu_neighbors.half_rows(x, cell, wrap, 7.0, 1.1)
 i, j, shifts = pairs.triples()
 found = [i, j, shifts, pairs.near]
-d = cpu_pairs.screened(x, q, cell, s, pairs, 0.35, 7.0, True, True, True, True)
+d = cpu_pairs.PairSum(x, q, cell, s, pairs, 0.35, 7.0, True, widths=True)(True, True)
 found += [d.energy, d.positions, d.charges, d.cell, d.smearing]
 found += [cpu_pair_matrix.PairMatrix(x, cell, s, i, j, shifts, 0.35, 7.0, True)(q)]
 steps = np.arange(-4, 5)

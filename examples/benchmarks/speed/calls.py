@@ -115,7 +115,7 @@ def evaluate(box: Box, sums: Sums) -> None:
     rows.with_atoms(marked(len(q)))
     i, j, shifts = rows.triples()
     cpu_pairs.as_rows(len(q), i, j, shifts)
-    cpu_pairs.screened(x, q, h, points, rows, sums.alpha, sums.cutoff, True, True, True, False)
+    cpu_pairs.PairSum(x, q, h, points, rows, sums.alpha, sums.cutoff, True)(True, True)
     cpu_pair_matrix.PairMatrix(x, h, points, i, j, shifts, sums.alpha, sums.cutoff, True)(q)
     cpu_mesh._weights.cache_clear()
     mesh = cpu_mesh.MeshSum(x, h, sums.alpha, sums.mesh, sums.order)
