@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from grahame.electrostatics import cells
 from grahame.hybrid.files import read_structure, replacing
 from grahame.hybrid.frames import LABELS, Frame, make_batch
 from grahame.hybrid.model import HybridModel, ModelSpec
-from grahame.hybrid.reading import Reading
+from grahame.hybrid.reading import Reading, elements_of
 from grahame.hybrid.training.metrics import ErrorTable, reference_energy
 from grahame.hybrid.training.predicting import labelled, predict
 from grahame.hybrid.training.sources import SourceConfig
@@ -212,11 +211,11 @@ def arrays_of(path: str | Path) -> list[str]:
 
 def check_metal(frames: Sequence[Frame], electrodes: Sequence[str]) -> None:
     """Refuse an electrode's element that no frame has: without metal, errors would be those of another system."""
-    present = {chemical_symbols[z] for f in frames for z in np.unique(f.numbers)}
+    present = elements_of(frames)
     for element in electrodes:
         if element not in present:
             raise ValueError(
-                f"electrode = {element} must be an element of the frames ({', '.join(sorted(present))}): name the metal, or leave "
+                f"electrode = {element} must be an element of the frames ({', '.join(present)}): name the metal, or leave "
                 "the option out"
             )
 

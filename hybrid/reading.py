@@ -30,6 +30,7 @@ __all__ = [
     "Problem",
     "Reading",
     "absent",
+    "elements_of",
     "make_frame",
     "not_an_element",
     "read_frames",
@@ -184,11 +185,16 @@ def not_an_element(symbol: str) -> str | None:
 
 def absent(elements: Sequence[str], frames: Sequence[Frame]) -> str | None:
     """The end of a sentence about elements that no frame has: which, and what the frames hold; None without."""
-    held = {chemical_symbols[z] for f in frames for z in np.unique(f.numbers)}
+    held = elements_of(frames)
     missing = [e for e in elements if e not in held]
     if not missing or not frames:
         return None
-    return f"{', '.join(missing)} must occur in its frames, of {', '.join(sorted(held))}: correct the symbols"
+    return f"{', '.join(missing)} must occur in its frames, of {', '.join(held)}: correct the symbols"
+
+
+def elements_of(frames: Sequence[Frame]) -> list[str]:
+    """Chemical symbols of all atoms, in the order of the alphabet."""
+    return sorted({chemical_symbols[z] for f in frames for z in np.unique(f.numbers)})
 
 
 def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", index: int = 0) -> Frame:
