@@ -31,6 +31,9 @@ Short = NDArray[np.int32]
 
 _SCALE = 80.0  # intervals of the table per unit
 _END = 6.4  # erfc(6.4) = 1e-19
+_GAUSSIAN_END = (
+    5.6  # erfc(5.6) = 2e-15: what Gaussians lack of points beyond is lost in the rounding of the sum
+)
 BLOCK = 256  # pairs whose intermediate values stay in the cache
 CHUNK = 20_000  # pairs below which a second thread does not pay
 _PIECES = 8  # of the pairs of one thread, at most
@@ -219,6 +222,7 @@ def _chunk(
     between, squared = np.empty((BLOCK, 4)), np.empty(BLOCK)
     near, distance = np.empty(BLOCK, np.int32), np.empty(BLOCK)
     f, slope, dwidth = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    exponent, scaled, overlap = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, np.int32)
     parts, ends = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
     # Not added to `cell` at once: another thread's lies in the same cache line.
     cell_here, collected, zero = np.zeros((3, 3)), np.empty(4), vectors.fill(0.0, 4)
@@ -266,17 +270,28 @@ def _chunk(
                 mine = s[rows[parts[g], 0]]
                 while c < count and near[c] < ends[g]:
                     other = s[j[begin + near[c]]]
-                    both = mine * mine + other * other
-                    dwidth[c] = 0.0
-                    if both > 0.0:
-                        exponent = 1.0 / math.sqrt(2.0 * both)
-                        if exponent * distance[c] < _END:
-                            value, derivative = _erfc(table, exponent * distance[c])
-                            f[c] -= value
-                            slope[c] -= exponent * derivative
-                            # d/dg of -erfc(g r)/r is -erfc'(g r), and dg/ds_i = -2 g³ s_i.
-                            dwidth[c] = -2.0 * exponent * exponent * exponent * derivative
+                    exponent[c] = mine * mine + other * other
                     c += 1
+            for c in range(count):
+                # Infinite between two points.
+                exponent[c] = 1.0 / math.sqrt(2.0 * exponent[c])
+                scaled[c] = exponent[c] * distance[c]
+                dwidth[c] = 0.0
+            for c in range(count, min(BLOCK, count + _WIDTH)):
+                scaled[c] = np.inf
+            overlapping = 0
+            for c in range(0, count, _WIDTH):
+                inside = vectors.below(vectors.load(scaled, c, _WIDTH), _GAUSSIAN_END)
+                vectors.keep_index(overlap, overlapping, places, c, inside)
+                overlapping += vectors.count(inside)
+            for m in range(overlapping):
+                c = overlap[m]
+                e = exponent[c]
+                value, derivative = _erfc(table, scaled[c])
+                f[c] -= value
+                slope[c] -= e * derivative
+                # d/dg of -erfc(g r)/r is -erfc'(g r), and dg/ds_i = -2 g³ s_i.
+                dwidth[c] = -2.0 * e * e * e * derivative
         for c in range(count):
             inverse = 1.0 / distance[c]
             value = f[c] * inverse

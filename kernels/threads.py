@@ -119,7 +119,7 @@ def _pool(others: int) -> ThreadPoolExecutor:
 
 
 def together(*sums: Steps[Any], small: bool = False) -> list[Any]:
-    """Results of all sums, in their order; where there is a choice, work on the first comes first.
+    """Results of all sums, in their order; a thread that has nothing to do in its own takes work of another.
 
     Args:
         small: they are not worth waking a thread for.
@@ -216,7 +216,9 @@ class _Running:
                     self._asleep += 1
                     self._changed.wait()
                     self._asleep -= 1
-                mine = choice[0]
+                # Each on a sum of its own while there is work on it: what it wrote is in its cache, and nobody waits.
+                own = self.sums[thread % len(self.sums)]
+                mine = own if own in choice else choice[0]
                 lane = mine.take(thread)
             try:
                 lane.tasks.popleft()()
