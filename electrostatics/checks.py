@@ -75,7 +75,7 @@ def per_atom(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor:
 
 def _all_finite(v: Tensor) -> bool:
     """One pass where all is well: a sum is finite only then, but for sums that overflow."""
-    return bool(torch.isfinite(v.detach().sum())) or bool(torch.isfinite(v).all())
+    return math.isfinite(v.detach().sum().item()) or bool(torch.isfinite(v).all())
 
 
 def columns_of(name: str, value: Any, n: int, unit: str, like: Tensor) -> Tensor:

@@ -31,11 +31,10 @@ def check_frame(boundary: str, positions: Floats, cell: Floats, pbc: PBC) -> PBC
     Raises:
         ValueError: for positions that are not finite, pbc that does not fit, a cell without volume.
     """
-    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(bad):
+    if not np.isfinite(positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise ValueError(
-            f"positions[{bad[0]}] = {positions[bad[0]]} Å must be finite: check the structure, or the time "
-            "step of the run"
+            f"positions[{bad}] = {positions[bad]} Å must be finite: check the structure, or the time step of the run"
         )
     needed, repeated = _PBC[boundary]
     if any(n is not None and n != p for n, p in zip(needed, pbc)):
