@@ -36,8 +36,8 @@ Waves = NDArray[np.complex128]
 Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
 
-_CHUNK = 500  # atoms below which a second thread does not pay
-_POINTS = 30_000  # mesh points below which it does not
+_CHUNK = 2500  # atoms below which a second thread does not pay
+_POINTS = 100_000  # mesh points below which it does not
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
 _NO_MESH: Floats = np.empty((0, 0, 0))
 
