@@ -20,6 +20,7 @@ import typer
 from grahame.hybrid.cli_options import atom_ranges, held_values, lammps_types, shortened
 from grahame.hybrid.cli_output import analysed, print_analysis, print_json, print_table, write_structure
 from grahame.hybrid.cli_train import register
+from grahame.hybrid.cli_usage import usage_sentence
 
 app = typer.Typer(
     name="grahame",
@@ -357,19 +358,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        _fail(*_explained(error))
+        _fail(*_explained(error, words))
     else:
         if isinstance(code, int) and code:
             raise SystemExit(code)
 
 
-def _explained(error: Exception) -> tuple[str, int]:
+def _explained(error: Exception, words: Sequence[str]) -> tuple[str, int]:
     """The sentence and the exit status of an error."""
     if hasattr(error, "format_message"):  # the command line itself: unknown option, missing argument
-        code = int(getattr(error, "exit_code", 2))
-        if not error.format_message():  # no command at all, the help was printed
-            return "command = none must be given: choose one of those above", code
-        return f"{error.format_message()} Try `grahame --help`.", code
+        return usage_sentence(error, words), int(getattr(error, "exit_code", 2))
     if type(error).__name__ == "Abort":
         return "interrupted; what was written so far is kept", 130
     if isinstance(error, OSError) and error.strerror:

@@ -287,18 +287,13 @@ ANSWERS = [
         "structure = run.yaml must be a complete structure file that ASE reads: yaml; check that it "
         "is not cut off and that its name ends with its format",
     ),
-    ("unknown option", 2, "No such option: --potental (Possible options: --potential) Try `grahame --help`."),
+    ("unknown option", 2, "option = --potental must be one of grahame solve: did you mean --potential?"),
     (
         "unreadable option",
         1,
         "potential = zero must be N=value: write e.g. --potential 0=1.0 for electrode 0, in V",
     ),
-    (
-        "unreadable option",
-        2,
-        "Invalid value for '--gap': Input should be a valid number, unable to parse string as a "
-        "number Try `grahame --help`.",
-    ),
+    ("unreadable option", 2, "--gap = wide must be a valid number: see `grahame build --help`"),
     (
         "gap too narrow",
         1,

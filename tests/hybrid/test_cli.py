@@ -173,3 +173,40 @@ def test_an_interrupted_write_leaves_the_old_file() -> None:
         interrupted()
     assert Path("kept.txt").read_text(encoding="utf-8") == "old"
     assert [p.name for p in Path().iterdir()] == ["kept.txt"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("build", "output = nothing must be given: see `grahame build --help`"),
+        ("build a b c", "argument = b c must be left out: see `grahame build --help`"),
+        ("build a --gap", "--gap = nothing must be given: see `grahame build --help`"),
+        ("build a --size 4 x 3", "--size = 4 x 3 must be a valid integer: see `grahame build --help`"),
+        ("run a.yaml --restart=3", "--restart must be given without a value: see `grahame run --help`"),
+        (
+            "train a.yaml --frobnicate",
+            "option = --frobnicate must be one of grahame train: see `grahame train --help`",
+        ),
+        (
+            "solve x.xyz --charges-from zz",
+            "--charges-from = zz must be one of auto, file, classical: see `grahame solve --help`",
+        ),
+        ("--frobnicate", "option = --frobnicate must be one of grahame: see `grahame --help`"),
+        (
+            "runn",
+            "command = runn must be one of analyse, build, doctor, evaluate, run, solve, train: did you mean run?",
+        ),
+        (
+            "fly",
+            "command = fly must be one of analyse, build, doctor, evaluate, run, solve, train: see `grahame --help`",
+        ),
+        ("", "command = none must be given: choose one of those above"),
+    ],
+)
+def test_mistakes_on_the_command_line_itself(
+    line: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        call(line)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"Error: {sentence}\n"
