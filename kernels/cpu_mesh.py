@@ -2,7 +2,8 @@
 
 Each thread owns planes of the mesh when charges are spread and atoms when potentials are gathered, so nothing
 is added twice and nothing is added in an order that depends on the number of threads. The mesh, its waves and the
-potentials on it share one array.
+potentials on it share one array. Planes that no atom touches, the vacuum of a slab whose normal is the first vector, hold
+nothing and are asked for nothing: two of the three directions of a transform leave them out.
 
 With the potential on the mesh, phi(l) = dE/dQ(l) = 2 FFT^-1[W FFT[Q]], the derivatives are
 
@@ -29,7 +30,7 @@ from grahame.kernels import cpu_fft, cpu_memory
 from grahame.kernels import mesh as formulas
 from grahame.kernels.cpu_splines import SortedAtoms, spline_kernels
 from grahame.kernels.mesh import Mesh
-from grahame.kernels.threads import Lane, Steps, Task, available, chunks, in_turn, run, together
+from grahame.kernels.threads import Lane, Steps, available, chunks, run, together
 
 Floats = NDArray[np.float64]
 Waves = NDArray[np.complex128]
@@ -249,6 +250,7 @@ class MeshSum:
         self._energies[:] = 0.0
         self._tensors[:] = 0.0
         yield spread
+        self._held = self._changing is not None
         yield across
         energy = float(self._energies.sum())
         if not gathered:
@@ -286,7 +288,8 @@ class MeshSum:
         if self._held and np.array_equal(others, self._others):
             return False
         self._others[:] = others
-        self._held = True
+        # Not before they are on the mesh: an interrupt may come between.
+        self._held = False
         return True
 
     def _stages(self, slopes: bool, cell: bool, few: bool, gathered: bool, renew: bool) -> list[list[Lane]]:
@@ -297,47 +300,60 @@ class MeshSum:
         return self._tasks[key]
 
     def _made(self, slopes: bool, cell: bool, few: bool, gathered: bool, renew: bool) -> list[list[Lane]]:
-        mesh, length = self._on_mesh, self._mesh[2]
-        planes, lines = (chunks(k, _planes(mesh.size, k)) for k in self._mesh[:2])
-        where = (self._x, self._inverse, self._size, self._kernels.polynomials)
+        # Tasks know arrays and not the sum: its memory serves again as soon as nobody has the sum.
+        mesh, length, kernels = self._on_mesh, self._mesh[2], self._kernels
+        lines = chunks(self._mesh[1], _planes(mesh.size, self._mesh[1]))
+        parts = len(chunks(self._mesh[0], _planes(mesh.size, self._mesh[0])))
+        every, some = self._all, self._few if few else self._all
+        where = (self._inverse, self._size, kernels.polynomials)
+        others = [(self._others, self._all, _NO_MESH, self._base)] if renew else []
+        charged = [*others, (self._q, self._few, self._base, mesh)]
+        x, q, potential, gradient = self._x, self._q, self._potential, self._gradient
         weigh = partial(
             _weigh_lines, transform=mesh.view(np.complex128), weight=self._weights, reciprocal=self._reciprocal,
             alpha=self._alpha, want_cell=cell, energy=self._energies, tensor=self._tensors,
         )  # fmt: skip
 
-        def spread(a: int, b: int, q: Floats, atoms: SortedAtoms, base: Floats, out: Floats) -> Task:
-            x, *rest = where
-            return partial(self._kernels.spread, a, b, x, q, *rest, atoms.start, atoms.atoms, base, out)
+        def spread(part: int) -> None:
+            for a, b in _runs(every.touched, part, parts):
+                for of, atoms, base, out in charged:
+                    kernels.spread(a, b, x, of, *where, atoms.start, atoms.atoms, base, out)
+                cpu_fft.along(a, b, mesh, length)
+            for a, b in _runs(every.untouched, part, parts):
+                mesh[a:b] = 0.0
 
-        def gather(a: int, b: int) -> Task:
-            atoms = (self._few if few else self._all).atoms
+        def across(a: int, b: int) -> None:
+            cpu_fft.across(a, b, mesh, length, True)
+            weigh(a, b)
+            if gathered:
+                cpu_fft.across(a, b, mesh, length, False)
+
+        def along(part: int) -> None:
+            for a, b in _runs(some.touched, part, parts):
+                cpu_fft.back_along(a, b, mesh, length)
+                _repeat_rows(a, b, mesh, length)
+
+        def gather(a: int, b: int) -> None:
             if slopes:
-                shared = (*where, atoms, mesh, self._potential, self._q, self._gradient)
-                return partial(self._kernels.gradient, a, b, *shared)
-            return partial(self._kernels.potential, a, b, *where, atoms, mesh, self._potential)
+                kernels.gradient(a, b, x, *where, some.atoms, mesh, potential, q, gradient)
+            else:
+                kernels.potential(a, b, x, *where, some.atoms, mesh, potential)
 
-        others = [(self._others, self._all, _NO_MESH, self._base)] if renew else []
-        charged = [*others, (self._q, self._few, self._base, mesh)]
-        along, across, back = cpu_fft.along, cpu_fft.across, cpu_fft.back_along
-        inverse = [(across, False)] if gathered else []
         return [
-            [
-                [in_turn(*(spread(a, b, *each) for each in charged), partial(along, a, b, mesh, length))]
-                for a, b in planes
-            ],
-            [
-                [
-                    in_turn(
-                        partial(across, a, b, mesh, length, True),
-                        partial(weigh, a, b),
-                        *(partial(each, a, b, mesh, length, forward) for each, forward in inverse),
-                    )
-                ]
-                for a, b in lines
-            ],
-            [
-                [in_turn(partial(back, a, b, mesh, length), partial(_repeat_rows, a, b, mesh, length))]
-                for a, b in planes
-            ],
-            [[gather(a, b)] for a, b in chunks(len((self._few if few else self._all).atoms), _CHUNK)],
+            [[partial(spread, part)] for part in range(parts)],
+            [[partial(across, a, b)] for a, b in lines],
+            [[partial(along, part)] for part in range(parts)],
+            [[partial(gather, a, b)] for a, b in chunks(len(some.atoms), _CHUNK)],
         ]
+
+
+def _runs(planes: Ints, part: int, parts: int) -> list[tuple[int, int]]:
+    """Ranges of neighbouring planes, in one of so many equal parts of rising planes."""
+    n = len(planes)
+    mine = planes[n * part // parts : n * (part + 1) // parts]
+    if len(mine) == 0:
+        return []
+    if mine[-1] - mine[0] == len(mine) - 1:
+        return [(int(mine[0]), int(mine[-1]) + 1)]
+    ends = np.flatnonzero(np.diff(mine) > 1)
+    return [(int(mine[a]), int(mine[b]) + 1) for a, b in zip([0, *(ends + 1)], [*ends, len(mine) - 1])]

@@ -96,6 +96,7 @@ class SortedAtoms:
 
     Attributes:
         start: (n1 + 1,) first place of every plane; atoms: (m,) by place.
+        touched, untouched: planes with a point of one of them, and all others, rising.
     """
 
     def __init__(self, order: int, x: Floats, inverse: Floats, mesh: Ints, of: Short | None = None) -> None:
@@ -105,6 +106,9 @@ class SortedAtoms:
         self._row = np.empty(n, np.int32)
         self._count = partial(_count_rows, order=order, inverse=inverse, mesh=mesh, row=self._row)
         self._free = np.empty((1, self._bins), np.int32)
+        # Planes after the first one that an atom touches.
+        self._further = np.arange(order)[:, None]
+        self.touched = self.untouched = np.empty(0, np.int64)
 
     @property
     def small(self) -> bool:
@@ -134,6 +138,10 @@ class SortedAtoms:
 
     def _begin(self, free: Short) -> None:
         self.start[:] = first_places(free)[:: self._lines]
+        planes = len(self.start) - 1
+        empty = np.ones(planes, dtype=bool)
+        empty[(np.flatnonzero(np.diff(self.start)) + self._further) % planes] = False
+        self.touched, self.untouched = np.flatnonzero(~empty), np.flatnonzero(empty)
 
     def _name(self) -> None:
         """From places among those that are sorted to atoms."""

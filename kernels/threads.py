@@ -92,16 +92,6 @@ def ranges(n: int, count: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def in_turn(*tasks: Task) -> Task:
-    """One task of several, for which one thread is asked for once."""
-
-    def all_of_them() -> None:
-        for task in tasks:
-            task()
-
-    return all_of_them
-
-
 def run(tasks: list[Task]) -> list[object]:
     """Results of all tasks, in their order; the first runs on the calling thread."""
     if len(tasks) == 1:

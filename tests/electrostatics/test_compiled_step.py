@@ -52,6 +52,16 @@ def test_results_are_those_of_the_formulas(
         same(found, coulomb(x, q, CELL, s, excluded), 1e-10)
 
 
+def test_a_wide_slab_leaves_out_the_planes_of_its_vacuum() -> None:
+    x, q, s = system(0)
+    coulomb = Coulomb("slab", "pme", 1e-4, mesh=(24, 40, 72))
+    with dispatch.backend("numba"):
+        found = coulomb(x, q, CELL, s, PAIRS)
+    assert 20 < len(coulomb._binder._step._mesh._all.untouched) < 72
+    with dispatch.backend("torch"):
+        same(found, coulomb(x, q, CELL, s, PAIRS), 1e-10)
+
+
 @pytest.mark.parametrize("boundary", ["slab", "3d"])
 def test_nothing_of_one_call_is_left_in_the_next(boundary: str) -> None:
     kept = Coulomb(boundary, "pme", 1e-4)

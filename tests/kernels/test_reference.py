@@ -307,6 +307,37 @@ def test_charges_that_stay_are_kept_on_the_mesh(n: int, threads: int) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_planes_that_no_atom_touches(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two films in a tall cell, one through its boundary; then elsewhere: nothing is left where they were."""
+    monkeypatch.setattr(cpu_mesh, "_POINTS", 0)
+    rng, mesh = np.random.default_rng(3), (60, 9, 12)
+    h = brute.CELLS["tilted"] * [[5.0], [1.0], [1.0]]
+    low = np.arange(40) < 25
+    u = rng.uniform(-1.0, 2.0, (40, 3))
+    u[:, 0] = np.where(low, rng.uniform(-0.05, 0.05, 40), rng.uniform(0.5, 0.6, 40))
+    x, q, some = u @ h, rng.normal(size=40), np.flatnonzero(low).astype(np.int32)
+    kept = cpu_mesh.MeshSum(x, h, ALPHA, mesh, ORDER, q, some)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for move in (0.0, 0.3, -0.45):
+            x += move * h[0]
+            kept.moved()
+            leaves = [torch.tensor(a, requires_grad=True) for a in (x, q)]
+            wanted = reference.mesh_energy(*leaves, torch.from_numpy(h), ALPHA, mesh, ORDER)
+            by_x, by_q = (g.numpy() for g in torch.autograd.grad(wanted, leaves))
+            (few,) = together(kept.steps(False, True, few=True))
+            np.testing.assert_allclose(few.charges[some], by_q[some], rtol=0, atol=1e-12 * np.abs(by_q).max())
+            (found,) = together(kept.steps(True, True))
+            assert 0 < len(kept._few.touched) < len(kept._all.touched) < mesh[0]
+            assert found.energy == pytest.approx(float(wanted.detach()), rel=1e-12)
+            np.testing.assert_allclose(found.charges, by_q, rtol=0, atol=1e-12 * np.abs(by_q).max())
+            np.testing.assert_allclose(found.positions, by_x, rtol=0, atol=1e-11 * np.abs(by_x).max())
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_whether_all_pairs_are_below_a_length() -> None:
     x, _, h, _ = tensors(40)
     half = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF)
