@@ -42,6 +42,8 @@ _ON_TOP = 1e-6
 # Parameters serve until the cell is strained by this much, or the slab thicker than planned.
 _STRAIN = 0.02
 _ROOM = 2.0
+# No slab is thicker than this, in Å.
+_FARTHEST = 1e5
 
 
 @dataclass(frozen=True)
@@ -145,12 +147,17 @@ class Binder:
         widest = 0.0 if checks.all_points(s) else float(s.max())
         if h is None:
             return Parameters("exact", math.inf, 0.0)
-        extent = 0.0
-        if self.settings.boundary == "slab":
+        extent, overlap = 0.0, math.inf
+        if self.settings.boundary in cells.SLABS:
             extent = float(np.ptp(x.numpy() @ cells.normal(h).numpy()))
+            _refuse_far(extent)
+            if self.settings.boundary == "slab" and self.settings.vacuum != "auto":
+                # Images of so thick a slab overlap, in the cell as it is now: refused where a plan is made.
+                overlap = float(cells.height(h)) + float(self.settings.vacuum)
         frame = h.numpy()
         plan = self._plan
-        if plan is not None and plan.atoms == len(x) and widest <= plan.widest and extent <= plan.extent:
+        fits = plan is not None and plan.atoms == len(x) and widest <= plan.widest and extent < overlap
+        if plan is not None and fits and extent <= plan.extent:
             same = np.array_equal(plan.cell, frame)
             if same or np.abs(np.linalg.solve(plan.cell, frame) - np.eye(3)).max() < _STRAIN:
                 return plan.parameters
@@ -167,9 +174,6 @@ class Binder:
         frame = h.numpy().copy()
         slab_like = self.settings.boundary == "slab"
         room = extent + _ROOM if slab_like else math.inf
-        if slab_like and self.settings.vacuum != "auto":
-            # Beyond this the images overlap: the next call must come back here and be refused.
-            room = min(room, math.nextafter(float(cells.height(h)) + float(self.settings.vacuum), 0.0))
         padding = self._padding(h, extent, widest) if slab_like else 0.0
         k_cell = cells.extend_along_normal(h, padding)
         method = self.settings.method
@@ -312,7 +316,7 @@ class Binder:
         out: dict[str, NDArray[Any]] = {}
         if self._plan is not None:
             p = self._plan
-            out["plan_cell"], out["plan_numbers"] = p.cell, np.array([p.atoms, p.widest, p.extent])
+            out["plan_cell"], out["plan_numbers"] = p.cell.copy(), np.array([p.atoms, p.widest, p.extent])
             c = p.parameters
             out["plan_parameters"] = np.array(
                 [c.cutoff, c.splitting, c.reciprocal_cutoff, *c.mesh, c.order, c.padding, c.estimated_error]
@@ -341,7 +345,7 @@ class Binder:
             )
             atoms, widest, extent = state["plan_numbers"]
             self._plan = Plan(
-                parameters, np.asarray(state["plan_cell"]), int(atoms), float(widest), float(extent)
+                parameters, np.array(state["plan_cell"]), int(atoms), float(widest), float(extent)
             )
             entries = {key[5:]: value for key, value in state.items() if key.startswith("list_")}
             if entries:
@@ -374,7 +378,7 @@ class Excluded:
 
     def __init__(self) -> None:
         self._given: tuple[NDArray[Any], int, NDArray[np.int64] | None] | None = None
-        self._listed: tuple[NDArray[np.int64], NDArray[np.int64], Triple] | None = None
+        self._listed: tuple[int, NDArray[np.int64], NDArray[np.int64], Triple] | None = None
 
     def checked(self, value: Any, atoms: int) -> NDArray[np.int64] | None:
         """As `checks.exclusions_of`."""
@@ -399,8 +403,9 @@ class Excluded:
     ) -> Triple:
         """Pairs (m,2) with the shifts (m,3) of their nearest images: the same object until one of them changes."""
         if self._listed is not None:
-            atoms, images, tensors = self._listed
-            same = (device.type == "cpu") == isinstance(tensors, HalfList)
+            number, atoms, images, tensors = self._listed
+            # The list has a place for every atom, also for those without excluded pairs.
+            same = number == len(places) and (device.type == "cpu") == isinstance(tensors, HalfList)
             same = same and (device.type == "cpu" or tensors[0].device == device)
             same = same and (atoms is listed or np.array_equal(atoms, listed))
             if same and cells.nearest_images_stay(listed, images, places, frame, periodic):
@@ -413,8 +418,17 @@ class Excluded:
             found: Triple = HalfList(RowPairs(as_rows(len(places), *short)))
         else:
             found = _tensors(*listed.T, shifts, device=device)
-        self._listed = listed, shifts, found
+        self._listed = len(places), listed, shifts, found
         return found
+
+
+def _refuse_far(extent: float) -> None:
+    """Refuse a slab whose mesh or list would take all memory: an atom has flown away."""
+    if extent > _FARTHEST:
+        raise ValueError(
+            f"extent of the charges along the normal = {extent:.6g} Å must be at most {_FARTHEST:g} Å: an atom has left the "
+            "slab; check the structure or the previous step"
+        )
 
 
 def _without_probes(pairs: Pairs, atoms: int, points: int) -> Pairs:

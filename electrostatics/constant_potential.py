@@ -402,7 +402,7 @@ class ConstantPotential:
             inner = inner + (site.electronegativity * on_solved + 0.5 * site.hardness * on_solved**2).sum()
         field_energy, field = inner.new_zeros(()), inner.new_zeros(3)
         if p.field is not None:
-            field = p.field
+            field = p.field.clone()  # the caller's own memory otherwise
         if along is not None:
             assert h is not None
             field_energy = fields.finite_field_energy(h, along, k)

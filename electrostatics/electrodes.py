@@ -113,7 +113,8 @@ def check_indices(electrodes: Sequence[Electrode], atoms: int) -> None:
 
 def expand(name: str, value: Any, electrodes: Sequence[Electrode], unit: str, device: torch.device) -> Tensor:
     """One value, one per electrode, or one per electrode atom, as one per electrode atom."""
-    v = checks.to_tensor(value).to(device)
+    # A copy: what is checked here, and what is kept of it, must not follow the caller's array.
+    v = checks.to_tensor(value).to(device).clone()
     total = sum(len(e) for e in electrodes)
     if v.ndim == 0:
         v = v.expand(total)

@@ -142,6 +142,10 @@ class Evaluation:
         self._felt = pairs.felt(s, solved)
         self._product: Callable[[Tensor], Tensor] | None = None
 
+    def __getstate__(self) -> dict[str, object]:
+        """Without the bound product, which copies make anew."""
+        return self.__dict__ | {"_product": None}
+
     def at_solved(self, charges: Tensor) -> Tensor:
         """dE/dq (s,) in V of the solved atoms, for charges (n,)."""
         s = self._system

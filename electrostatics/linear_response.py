@@ -43,6 +43,7 @@ _MAX_ITERATIONS = 2000
 _SAME_PLACE = 1e-9
 _SIZED = 9  # solves that the size of a right-hand side serves...
 _LIKE_THE_LAST = 1e-2  # ...while guesses miss no more of it than this
+_NO_HELP = 0.5  # of what is to be answered: a guess that leaves more belongs to another problem
 
 
 @dataclass(frozen=True)
@@ -289,20 +290,40 @@ class LinearSolver:
 
     def start(self, problem: LinearProblem, tolerance: float) -> Answer:
         """First answer: the extrapolated charges, corrected once."""
-        c = problem.constraints
-        guess = self._extrapolated(problem.drive)
-        if c.count:
-            guess = c.shifted(guess, problem.sums)
-        charges = problem.charges.index_put((problem.solved,), guess)
-        inner = self.evaluation.at_solved(charges) + problem.hardness * guess
-        strength = guess.new_zeros(()) if problem.follows else None
+        guess, inner = self._guessed(problem)
         residual = problem.drive - inner
-        self._scale = self._size(problem, guess, residual, inner)
+        scale = self._size(problem, guess, residual, inner)
+        if self._history and self._unanswered(problem, residual) > _NO_HELP * scale:
+            # The charges before answered another problem. Beside them the potentials of this one could look small.
+            self._history, self._sized = [], 0
+            guess, inner = self._guessed(problem)
+            residual = problem.drive - inner
+            scale = self._size(problem, guess, residual, inner)
+        self._scale = scale
+        strength = guess.new_zeros(()) if problem.follows else None
         # Asked for by a field that follows only.
         means = problem.group_means(-residual) if problem.follows else residual.new_zeros(0)
         return self.correct(
             problem, Answer(guess, strength, 0, 0), Mismatch(residual, means, strength), tolerance
         )
+
+    def _guessed(self, problem: LinearProblem) -> tuple[Tensor, Tensor]:
+        """The extrapolated charges with the sums that are held, and Aq + b of them, (s,) each."""
+        c = problem.constraints
+        guess = self._extrapolated(problem.drive)
+        if c.count:
+            guess = c.shifted(guess, problem.sums)
+        charges = problem.charges.index_put((problem.solved,), guess)
+        return guess, self.evaluation.at_solved(charges) + problem.hardness * guess
+
+    def _unanswered(self, problem: LinearProblem, residual: Tensor) -> float:
+        """|P r| in V, without what a field that follows takes away."""
+        left = problem.constraints.project(residual)
+        if problem.heights is not None and problem.follows:
+            along = problem.constraints.project(problem.heights)
+            squared = float(along @ along)
+            left = left - float(left @ along) / squared * along if squared > 0.0 else left
+        return float(left.norm())
 
     def _size(self, problem: LinearProblem, guess: Tensor, residual: Tensor, inner: Tensor) -> float:
         """What residuals are relative to, in V.
@@ -314,7 +335,7 @@ class LinearSolver:
         """
         c = problem.constraints
         known = self._sized > 0 and len(self._history) == 3
-        if known and float(c.project(residual).norm()) < _LIKE_THE_LAST * self._scale:
+        if known and self._unanswered(problem, residual) < _LIKE_THE_LAST * self._scale:
             self._sized -= 1
             return self._scale
         driving = residual + self._roughly(problem, guess)

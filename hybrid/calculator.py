@@ -310,10 +310,11 @@ class HybridCalculator(Calculator):
         """Everything a restart needs to continue with the same bits: the terms' state and the last results."""
         built = {} if self._built is None else self._built.state()
         state = {f"potential.{k}": v for k, v in built.items()}
-        state |= {f"results.{k}": np.asarray(v) for k, v in self.results.items()}
+        state |= {f"results.{k}": np.array(v) for k, v in self.results.items()}
         if self.atoms is not None:
             state["held.positions"] = self.atoms.get_positions()
-        return state | {"held.potentials": self._potentials, "held.charges": self._electrode_charges}
+        held = {"held.potentials": self._potentials, "held.charges": self._electrode_charges}
+        return state | {k: v.copy() for k, v in held.items()}
 
     def load_state(self, state: Mapping[str, NDArray[Any]], atoms: Atoms) -> None:
         """Restore what `state` returned; results are kept if they belong to the positions of `atoms`."""

@@ -136,6 +136,8 @@ class HybridPotential:
         self.solver: ConstantPotential | None = None
         self._options = solve_options
         self._pending: dict[str, NDArray[Any]] | None = None
+        # Elements of the electrodes' atoms whose widths the solver has.
+        self._elements: NDArray[np.int64] | None = None
         self._indices = [np.asarray(e.indices, dtype=np.int64) for e in self.electrodes]
         if isinstance(short_range, SeesElectrodes):
             short_range.set_solved(np.concatenate([np.zeros(0, dtype=np.int64), *self._indices]))
@@ -163,7 +165,13 @@ class HybridPotential:
         Args:
             numbers: (n,) atomic numbers.
         """
-        if self.electrodes and self.solver is None:
+        if not self.electrodes:
+            return
+        if self.solver is not None and self._elements is not None:
+            solved = np.concatenate(self._indices)
+            if solved.max() >= len(numbers) or not np.array_equal(self._elements, numbers[solved]):
+                self.solver = None
+        if self.solver is None:
             for g, indices in enumerate(self._indices):
                 if indices.max() >= len(numbers) or indices.min() < 0:
                     raise ValueError(
@@ -171,6 +179,7 @@ class HybridPotential:
                         f"{len(numbers)}: check the indices"
                     )
             self._make_solver(numbers)
+            self._elements = numbers[np.concatenate(self._indices)] if self._widths_from_model else None
 
     def evaluate(
         self,
@@ -427,7 +436,9 @@ class HybridPotential:
     def state(self) -> dict[str, NDArray[Any]]:
         """What the next result depends on beside its arguments: lists, solver history, chosen parameters."""
         state = {f"short_range.{k}": v for k, v in self.short_range.state().items()}
-        far = self.solver.state() if self.solver is not None else self.coulomb.state()
+        far = self._pending
+        if far is None:
+            far = self.solver.state() if self.solver is not None else self.coulomb.state()
         return state | {f"coulomb.{k}": v for k, v in far.items()}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:

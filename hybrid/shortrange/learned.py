@@ -78,7 +78,7 @@ class LearnedShortRange:
         )
         self._list = NeighborList(model.spec.architecture.cutoff, skin=_SKIN)
         self._solved = np.zeros(0, dtype=np.int64)
-        self._graph: tuple[Pairs, Graph] | None = None
+        self._graph: tuple[Pairs, IntArray, Graph] | None = None
         if compile:
             try:
                 self.model.compile_features()
@@ -247,13 +247,13 @@ class LearnedShortRange:
         self._check_atoms(len(positions))
         pairs = self._list.update(positions, cell, pbc)
         species = self.model.spec.species(numbers)
-        if self._graph is None or self._graph[0] is not pairs:
+        if self._graph is None or self._graph[0] is not pairs or not np.array_equal(self._graph[1], species):
             solved = np.zeros(len(positions), dtype=np.bool_)
             solved[self._solved] = True
             reach = self._list.cutoff + self._list.skin
             graph = make_graph(positions, cell, pbc, species, reach, solved, pairs, self._widths)
-            self._graph = (pairs, graph)
-        return self._graph[1]
+            self._graph = (pairs, species, graph)
+        return self._graph[2]
 
     def _check_atoms(self, atoms: int) -> None:
         """Refuse no atoms, and values per atom that are another structure's."""
