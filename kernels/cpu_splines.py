@@ -199,10 +199,14 @@ def _spread(order: int) -> Callable[..., None]:
             here = plane % n1
             following = plane + order - 1
             if following < end:
-                if len(base) > 0:
-                    out[following] = base[following]
-                else:
-                    out[following] = 0.0
+                # Number by number: assigning arrays brings code for errors along that takes seconds to compile.
+                for l2 in range(n2):
+                    if len(base) > 0:
+                        for k in range(row_length):
+                            out[following, l2, k] = base[following, l2, k]
+                    else:
+                        for k in range(row_length):
+                            out[following, l2, k] = 0.0
             for place in range(start[here], start[here + 1]):
                 a = atoms[place]
                 if q[a] == 0.0:
