@@ -152,7 +152,7 @@ def analyse(
     grid = Grid(first, spacing, limits)
     density = DensityCounter(grid, electrolyte_species(first))
     orientation = OrientationCounter(Grid(first, 2 * spacing, limits))
-    missing = _why_no_electrostatics(first, boundary)
+    missing = _why_no_electrostatics(first, boundary, bool(settings.get("dipoles")))
     electrostatic = None
     if missing is None:
         electrostatic = ElectrostaticCounter(
@@ -202,9 +202,11 @@ def analyse(
     return plain
 
 
-def _why_no_electrostatics(atoms: Atoms, boundary: str) -> str | None:
+def _why_no_electrostatics(atoms: Atoms, boundary: str, dipoles: bool) -> str | None:
     if boundary == "open":
         return "an open system has no surface normal along which to average"
+    if dipoles:
+        return "frames hold the charges of a model with atomic dipoles, but not these dipoles"
     try:
         atom_charges(atoms)
     except ValueError as error:
@@ -294,9 +296,10 @@ def _referenced(p: ElectrostaticProfile, electrodes: list[dict[str, Any]]) -> di
     """The potential on the scale of the held potentials where there is one."""
     shift, reference = 0.0, "gauge of the boundary"
     if electrodes:
-        held = electrodes[0].get("potential_V", {}).get("value", math.nan)
-        if math.isfinite(held):
-            shift = held - float(np.interp(electrodes[0]["back_A"], p.z, p.potential))
+        held, back = electrodes[0].get("potential_V", {}).get("value", math.nan), electrodes[0]["back_A"]
+        # Nothing is known of the potential outside of given limits.
+        if math.isfinite(held) and p.z[0] <= back <= p.z[-1]:
+            shift = held - float(np.interp(back, p.z, p.potential))
             reference = "the outermost layer of electrode 0 is at its electrode potential"
     return {
         "z_A": p.z,

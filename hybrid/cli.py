@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -166,14 +166,20 @@ def run(
     from grahame.hybrid.engines.run import run as run_md
 
     summary = run_md(settings, restart=restart, progress=progress and not as_json)
-    result = None
+    result: dict[str, Any] | None = None
+    refused: ValueError | None = None
     if summary.completed and settings.dynamics.produce is not None:
-        result = analysed(summary.trajectory, {}, plot)
+        try:
+            result = analysed(summary.trajectory, {}, plot)
+        except ValueError as error:  # said after what the run itself found
+            refused = error
     if as_json:
         units = {"electrode_charges": "e", "electrode_potentials": "V", "drift": "meV/atom/ps"}
         print_json({"run": vars(summary) | {"units": units}, "analysis": result})
         if not summary.completed:
             raise typer.Exit(130)
+        if refused is not None:
+            raise refused
         return
     speed = f" ({summary.ns_per_day:.2f} ns/day)" if summary.ns_per_day > 0.0 else ""
     typer.echo(
@@ -188,6 +194,8 @@ def run(
     if result is not None:
         print_analysis(result)
     typer.echo(f"trajectory {summary.trajectory}, log {summary.log}, provenance {summary.provenance}")
+    if refused is not None:
+        raise refused
 
 
 @app.command()
@@ -305,6 +313,9 @@ def analyse(
     stage: Annotated[str, typer.Option(help="Stage of the run, or all.")] = "produce",
     spacing: Annotated[float, typer.Option(help="Bin width of the profiles, Å.")] = 0.1,
     boundary: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
+    limits: Annotated[
+        tuple[float, float] | None, typer.Option(help="Lowest and highest z of the profiles, Å.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="JSON with all profiles; default <name>.analysis.json.")
     ] = None,
@@ -314,7 +325,7 @@ def analyse(
     """Charges with error bars, capacitance, density, orientation, field and potential profiles."""
     options = {
         "reference": reference, "skip_ps": skip, "stage": None if stage == "all" else stage,
-        "spacing": spacing, "boundary": boundary,
+        "spacing": spacing, "boundary": boundary, "limits": limits,
     }  # fmt: skip
     result = analysed(trajectory, options, plot, output)
     if as_json:

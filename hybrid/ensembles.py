@@ -61,7 +61,8 @@ def boundary_of(atoms: Atoms, boundary: str) -> tuple[str, tuple[bool, bool, boo
 
 def _check_uncut(atoms: Atoms, cell: Floats) -> None:
     """Refuse a slab that the cell's upper face cuts in two: across it, atoms would lose their neighbours."""
-    pairs = neighbor_pairs(atoms.positions, cell, (True, True, True), 3.0)
+    reach = 2.0 * _BOND * float(covalent_radii[atoms.numbers].max())
+    pairs = neighbor_pairs(atoms.positions, cell, (True, True, True), reach)
     crossing = np.flatnonzero(pairs.shifts[:, 2])
     for k in crossing:
         i, j = int(pairs.i[k]), int(pairs.j[k])

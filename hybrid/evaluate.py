@@ -131,6 +131,9 @@ def _state(frame: Frame, atoms: int) -> tuple[dict[str, Any], dict[str, NDArray[
     charges = [e.charge for e in held.electrodes]
     if charges and None not in charges:
         info["electrode_charge"] = np.asarray(charges, dtype=float)
+    potentials = [e.potential for e in held.electrodes]
+    if "potential" not in info and len(potentials) > 1 and None not in potentials:
+        info |= {"potential": np.asarray(potentials, dtype=float), "potential_reference": "internal"}
     return info, {"electrode": groups} if held.electrodes else {}
 
 

@@ -381,6 +381,7 @@ def _label(atoms: Atoms, name: str, key: str, reading: Reading) -> Floats:
         wanted = " x ".join(map(str, shape or (1,)))
         each = "per atom" if per == "atom" else "per frame"
         raise ValueError(f"{name} = {key} must be {wanted} numbers {each}: it has another shape") from None
-    if not np.isfinite(array).all():
+    # A dipole may leave out, as nan, the directions in which it is not defined.
+    if np.isinf(array).any() or (np.isnan(array).any() and name != "dipole"):
         raise ValueError(f"{name} = {key} must be finite: it holds NaN or infinity ({unit})")
     return array.swapaxes(-1, -2) if name == "born" and reading.born_transposed else array

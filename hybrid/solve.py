@@ -141,6 +141,8 @@ def solve_structure(
     if cell is not None:
         shifts = image_shifts(positions, numbers, cell, indices, boundary, wrapped=pbc[2])
         positions = positions + shifts[:, None] * cell[2]
+    if boundary == "3d" and field:
+        refuse_periodic_field(field)
     source = _source(atoms, charges_from, indices, force_field, model)
     exclusions: Ints | None = None
     widths: Floats | None = None
@@ -153,8 +155,6 @@ def solve_structure(
         given, widths = near.charges, near.smearing
         # Charges of sites beside the atoms come last: indices of electrodes stay what they are.
         positions = near.places(positions)
-        if boundary == "3d" and field:
-            refuse_periodic_field(field)
         displacement = seen_by_operator(
             boundary, displacement, near.crossing, np.array(atoms.cell), coulomb.coulomb_constant
         )

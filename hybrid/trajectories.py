@@ -172,7 +172,8 @@ def electrode_groups(atoms: Atoms) -> list[NDArray[np.int64]]:
 def read_settings(trajectory: str | Path) -> dict[str, Any]:
     """The configuration of the run that wrote a trajectory, from <name>.provenance.json; {} without one.
 
-    `widths_A` is the Gaussian width of each element's charges where the short range was a model.
+    `widths_A` is the Gaussian width of each element's charges where the short range was a model, `dipoles` the atomic
+    dipoles that it had.
 
     Raises:
         ValueError: when that file is not JSON.
@@ -186,5 +187,8 @@ def read_settings(trajectory: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"provenance = {path} must be JSON: {error}; restore or remove the file") from None
     config = record.get("config", {})
-    widths = record.get("short_range", {}).get("widths_A")
-    return (config if isinstance(config, dict) else {}) | ({} if widths is None else {"widths_A": widths})
+    short_range = record.get("short_range", {})
+    widths = short_range.get("widths_A")
+    dipoles = short_range.get("spec", {}).get("charges", {}).get("dipoles", {})
+    own = ({} if widths is None else {"widths_A": widths}) | ({"dipoles": dipoles} if dipoles else {})
+    return (config if isinstance(config, dict) else {}) | own

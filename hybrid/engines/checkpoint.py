@@ -26,6 +26,7 @@ class Progress:
 
     Attributes:
         stage: name of the stage; stage_step: steps done in it; step: steps done altogether.
+        begun: whether the stage's first row and frame are in the files.
         time_fs: simulated time, minimisation not counted.
         drive: work done on the cell by changing potentials, sum of -Q dpsi, eV.
         wall_s: wall-clock seconds spent.
@@ -35,6 +36,7 @@ class Progress:
 
     stage: str = ""
     stage_step: int = 0
+    begun: bool = False
     step: int = 0
     time_fs: float = 0.0
     drive: float = 0.0
@@ -87,7 +89,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "positions": checkpoint.positions,
         "momenta": checkpoint.momenta,
     }
-    arrays |= {f"start.{k}": v for k, v in checkpoint.start.arrays.items()}
+    # Columns of words are arrays of objects where ASE reads them, which no checkpoint may hold.
+    columns = {k: v.astype(str) if v.dtype == object else v for k, v in checkpoint.start.arrays.items()}
+    arrays |= {f"start.{k}": v for k, v in columns.items()}
     for group in ("integrator", "calculator", "potentiostat"):
         arrays |= {f"{group}.{k}": v for k, v in getattr(checkpoint, group).items()}
     buffer = io.BytesIO()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from ase.constraints import FixBondLengths
 from ase.md.langevin import Langevin
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import FIRE
@@ -139,7 +140,7 @@ def draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> 
     """
     masses = atoms.get_masses()[:, None]
     momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
-    if not atoms.constraints:
+    if all(isinstance(c, FixBondLengths) for c in atoms.constraints):  # which hold distances, rigid water too
         momenta -= masses * momenta.sum(axis=0) / masses.sum()
     atoms.set_momenta(momenta)
     freedom = atoms.get_number_of_degrees_of_freedom()

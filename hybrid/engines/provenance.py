@@ -9,11 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 
 from grahame.hybrid.config import RunConfig
 from grahame.hybrid.engines.setup import Simulation
+from grahame.hybrid.shortrange.base import SeesElectrodes
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 
 _PACKAGES = ("grahame", "numpy", "scipy", "torch", "numba", "ase", "vesin")
@@ -39,9 +41,12 @@ def provenance(config: RunConfig, simulation: Simulation) -> dict[str, Any]:
     short_range = potential.short_range.describe()
     if config.model_path is not None:
         short_range["sha256"] = file_hash(config.model_path)
-    if isinstance(potential.short_range, LearnedShortRange):
-        numbers = potential.short_range.model.spec.numbers
-        widths = potential.short_range.widths(numbers).tolist()
+    short = potential.short_range
+    if isinstance(short, SeesElectrodes):
+        numbers = (
+            short.model.spec.numbers if isinstance(short, LearnedShortRange) else np.unique(start.numbers)
+        )
+        widths = short.widths(numbers).tolist()
         short_range["widths_A"] = {chemical_symbols[z]: w for z, w in zip(numbers.tolist(), widths)}
     return {
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in _PACKAGES},

@@ -86,6 +86,12 @@ class _Run:
 
     def _refuse_existing(self) -> None:
         written = (self.paths.checkpoint, self.paths.trajectory, self.paths.log, *self.paths.later)
+        given = {p.resolve() for p in (self.config.structure_path, self.config.model_path) if p is not None}
+        for path in written:
+            if path.resolve() in given:
+                raise ValueError(
+                    f"output = {path} must not be a file that the run reads: choose another output.name"
+                )
         existing = [p for p in written if p.exists()]
         if existing and not self.config.output.overwrite:
             raise FileExistsError(
@@ -181,8 +187,9 @@ class _Run:
         """Steps of one stage; True when the stage is complete."""
         p, out = self.progress, self.config.output
         total = self._length(block)
-        if p.stage_step == 0:
+        if not p.begun:
             self._write(name, output, log=True, frame=name != "minimise")
+            p.begun = True
         while p.stage_step < total:
             if stop.requested:
                 return False
@@ -210,7 +217,7 @@ class _Run:
         return True
 
     def _enter(self, name: str, block: MinimiseConfig | StageConfig) -> None:
-        self.progress.stage, self.progress.stage_step = name, 0
+        self.progress.stage, self.progress.stage_step, self.progress.begun = name, 0, False
         atoms = self.simulation.atoms
         if isinstance(block, StageConfig) and not np.any(atoms.get_momenta()):
             draw_momenta(atoms, block.temperature_K, self.rng)

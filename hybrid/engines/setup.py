@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLengths
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
@@ -281,8 +281,22 @@ def _constraints(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> list[An
     if isinstance(config.short_range, ClassicalConfig) and config.short_range.water == "spc/e-rigid":
         from grahame.hybrid.shortrange.rigid import rigid_water_constraints
 
-        others += rigid_water_constraints(atoms)
+        rigid = rigid_water_constraints(atoms)
+        others = _without_pairs(others, {frozenset(p) for c in rigid for p in c.pairs.tolist()}) + rigid
     return own + others
+
+
+def _without_pairs(constraints: list[Any], held: set[frozenset[int]]) -> list[Any]:
+    """Constraints without distances that others hold: a structure file may have kept those of its rigid water."""
+    kept: list[Any] = []
+    for constraint in constraints:
+        if not isinstance(constraint, FixBondLengths):
+            kept.append(constraint)
+            continue
+        left = [p for p in constraint.pairs.tolist() if frozenset(p) not in held]
+        if left:
+            kept.append(FixBondLengths(left, tolerance=constraint.tolerance))
+    return kept
 
 
 def prepare(config: RunConfig, start: Atoms) -> Simulation:

@@ -229,6 +229,8 @@ class Trainer:
         limit = float("inf") if o.max_minutes is None else 60.0 * o.max_minutes
         self._began = time.perf_counter() - self.at.elapsed
         saved = self.at.elapsed
+        # A limit that is farther now, or more patience, goes on where a smaller one had ended.
+        self.at.finished = self.at.finished and self._done(limit)
         with StopFlag() as flag:
             while not self.at.finished:
                 self._begin_epoch()
@@ -314,10 +316,15 @@ class Trainer:
         )
         self.at.epoch += 1
         self.at.step = 0
+        self.at.finished = self._done(limit)
+
+    def _done(self, limit: float) -> bool:
+        """Whether the last epoch, the time limit (s) or early stopping is reached."""
+        o = self.config.optimiser
         waited = o.patience is not None and self.plateau.waited >= o.patience
         # Early stopping waits for stage two, which is part of the training.
         waited = waited and (self.config.stage_two is None or self.at.second)
-        self.at.finished = self.at.epoch >= o.epochs or waited or self.at.elapsed >= limit
+        return self.at.epoch >= o.epochs or waited or self.at.elapsed >= limit
 
     # ---- state ----------------------------------------------------------------------------------------------
 

@@ -85,8 +85,9 @@ class ErrorTable:
                 label, error = (label - references) / atoms, error / atoms
             label, error = label.reshape(len(label), -1), error.reshape(len(error), -1)
             # By the label alone: a prediction that is not finite must show.
-            known = ~np.isnan(label).any(axis=1)
-            width = np.full(len(error), float(error.shape[1]))
+            there = ~np.isnan(label)
+            label, error = np.where(there, label, 0.0), np.where(there, error, 0.0)
+            known, width = there.any(axis=1), there.sum(axis=1).astype(float)
             columns = [(error**2).sum(1), np.abs(error).sum(1), label.sum(1), (label**2).sum(1), width]
             values = np.column_stack(columns)[known]
             self.sums[q, 0] += values.sum(axis=0)

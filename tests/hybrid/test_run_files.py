@@ -1,0 +1,68 @@
+"""Files of a run: inputs are safe from it, checkpoints can be read, and nothing stands in them twice."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.io import read, write
+
+from grahame.hybrid.engines import run as engine
+from tests.hybrid.small_cells import small_cell, small_run
+
+NVE = {"steps": 6, "ensemble": "nve"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_does_not_write_over_what_it_reads(tmp_path: Path, overwrite: bool) -> None:
+    structure = tmp_path / "small.extxyz"
+    write(structure, small_cell(), format="extxyz")
+    before = structure.read_bytes()
+    output = {"name": "small", "folder": str(tmp_path), "overwrite": overwrite}
+    config = small_run(tmp_path, NVE, structure={"file": structure.name}, output=output)
+    with pytest.raises(
+        ValueError, match=r"must not be a file that the run reads: choose another output\.name$"
+    ):
+        engine.run(config, progress=False)
+    assert structure.read_bytes() == before
+
+
+def test_columns_of_words_are_kept_in_checkpoints(tmp_path: Path) -> None:
+    atoms = small_cell()
+    atoms.set_array("atom_name", np.array([f"X{i}" for i in range(len(atoms))]))
+    config = small_run(tmp_path, {**NVE, "steps": 2})
+    write(tmp_path / "cell.xyz", atoms, format="extxyz")
+    assert engine.run(config, progress=False).completed
+    again = engine.run(small_run(tmp_path, {**NVE, "steps": 4}), progress=False, restart=True)
+    assert again.completed
+    assert again.steps > 4
+
+
+def test_a_stage_begins_once(tmp_path: Path) -> None:
+    """Also where a signal comes in the last step of the stage before, and where a stage has no steps."""
+    config = small_run(tmp_path, NVE)
+    stopped = engine._Run(config, restart=False)
+    check = stopped._check_finite
+
+    def interrupted() -> None:
+        check()
+        if stopped.progress.stage == "equilibrate" and stopped.progress.stage_step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped._check_finite = interrupted  # type: ignore[method-assign]
+    assert not stopped.go(False).completed
+    assert (stopped.progress.stage, stopped.progress.stage_step) == ("produce", 0)
+    assert engine.run(config, progress=False, restart=True).completed
+    steps = [a.info["step"] for a in read(tmp_path / "small.extxyz", ":") if a.info["stage"] == "produce"]
+    assert steps == sorted(set(steps))
+    rows = [row.split(",")[:2] for row in (tmp_path / "small.csv").read_text().splitlines()]
+    assert len(rows) == len({tuple(row) for row in rows})
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    config = small_run(empty, {**NVE, "steps": 0})
+    engine.run(config, progress=False)
+    held = (empty / "small.extxyz").read_bytes()
+    engine.run(config, progress=False, restart=True)
+    assert (empty / "small.extxyz").read_bytes() == held
