@@ -150,7 +150,7 @@ def analyse(
     boundary = boundary or coulomb.get("boundary") or _guess_boundary(first)
     widths = smearing if smearing is not None else settings.get("solver", {}).get("smearing")
     grid = Grid(first, spacing, limits)
-    density = DensityCounter(grid, electrolyte_species(first))
+    density = DensityCounter(grid, electrolyte_species(first), electrolyte=True)
     orientation = OrientationCounter(Grid(first, 2 * spacing, limits))
     missing = _why_no_electrostatics(first, boundary, bool(settings.get("dipoles")))
     electrostatic = None
@@ -260,6 +260,11 @@ def _base(reference: Path, stage: str | None, skip_ps: float, of: Atoms) -> tupl
             raise ValueError(
                 f"reference = {reference}, {formulas[1]} on {other:.6g} Å², must be a run of the same cell, {formulas[0]} on "
                 f"{mine:.6g} Å²: only then is the difference of charges that of the voltages"
+            )
+        settings = read_settings(reference)
+        if why := _driven(settings.get("coulomb", {}).get("boundary", ""), settings, None):
+            raise ValueError(
+                f"reference = {reference} must be a run whose charge its voltage makes alone: {why}; give another one"
             )
         series = charge_series(reference, stage=stage, skip_ps=skip_ps)
         cell = cell_summary(electrode_summaries(first, series), series, 1.0, None)

@@ -153,15 +153,21 @@ def jackknife(numerator: Array, denominator: Array | None = None) -> tuple[Array
 
 
 class DensityCounter:
-    """Counts species in bins, frame by frame; `density_profile` is its short form."""
+    """Counts species in bins, frame by frame; `density_profile` is its short form.
 
-    def __init__(self, grid: Grid, species: Sequence[str]) -> None:
-        self.grid, self.species = grid, list(species)
+    With `electrolyte` atoms of electrodes are left out, whose elements the electrolyte may have as well.
+    """
+
+    def __init__(self, grid: Grid, species: Sequence[str], electrolyte: bool = False) -> None:
+        self.grid, self.species, self.electrolyte = grid, list(species), electrolyte
         self.rows: dict[str, list[Array]] = {s: [] for s in self.species}
 
     def add(self, atoms: Atoms) -> None:
         """Count one frame."""
         symbols = np.array(atoms.get_chemical_symbols())
+        groups = electrode_groups(atoms) if self.electrolyte else []
+        if groups:
+            symbols[np.concatenate(groups)] = ""
         z, area = self.grid.heights(atoms)
         for s in self.species:
             self.rows[s].append(self.grid.histogram(z[symbols == s]) / (area * self.grid.width))

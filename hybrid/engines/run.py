@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class _Run:
         self.capacitance = 0.0
         path = config.model_path
         self.model = None if path is None else file_hash(path)
+        self._refuse_inputs()
         self.continued = restart and self.paths.checkpoint.exists()
         if restart and not self.continued and (self.paths.trajectory.exists() or self.paths.log.exists()):
             raise FileNotFoundError(
@@ -84,15 +86,21 @@ class _Run:
             self.potentiostat = ThermoPotentiostat(solver, block.temperature_K, block.time_constant_fs, 0)
             self.potentiostat.random = self.rng
 
-    def _refuse_existing(self) -> None:
-        written = (self.paths.checkpoint, self.paths.trajectory, self.paths.log, *self.paths.later)
+    def _written(self) -> list[Path]:
+        """Files that the run makes, and those that an analysis of it leaves."""
+        ours = [self.paths.checkpoint, self.paths.trajectory, self.paths.log, *self.paths.later]
+        return [*ours, self.paths.ase_trajectory] if self.config.output.ase_trajectory else ours
+
+    def _refuse_inputs(self) -> None:
         given = {p.resolve() for p in (self.config.structure_path, self.config.model_path) if p is not None}
-        for path in written:
+        for path in self._written():
             if path.resolve() in given:
                 raise ValueError(
                     f"output = {path} must not be a file that the run reads: choose another output.name"
                 )
-        existing = [p for p in written if p.exists()]
+
+    def _refuse_existing(self) -> None:
+        existing = [p for p in self._written() if p.exists()]
         if existing and not self.config.output.overwrite:
             raise FileExistsError(
                 f"output = {existing[0]} must not exist yet: continue that run with restart, choose another "
@@ -296,7 +304,7 @@ class _Run:
         paths = self.paths
         paths.trajectory.parent.mkdir(parents=True, exist_ok=True)
         # An analysis of the run that is replaced would pass for one of this run.
-        for path in (paths.checkpoint, paths.trajectory, paths.log, *paths.later):
+        for path in self._written():
             path.unlink(missing_ok=True)
         record = provenance(self.config, self.simulation)
         write_atomically(paths.provenance, (json.dumps(record, indent=1) + "\n").encode())
@@ -369,8 +377,8 @@ class _Run:
         return total - self.progress.drive
 
     def _write_ase_trajectory(self) -> None:
-        path = self.paths.trajectory.with_suffix(".traj")
-        write(path, list(iread(self.paths.trajectory, format="extxyz")), format="traj")
+        frames = list(iread(self.paths.trajectory, format="extxyz"))
+        write(self.paths.ase_trajectory, frames, format="traj")
 
 
 def run(config: RunConfig, *, progress: bool = True, restart: bool = False) -> RunSummary:

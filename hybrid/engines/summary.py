@@ -34,6 +34,11 @@ class Paths:
         )
 
     @property
+    def ase_trajectory(self) -> Path:
+        """The same frames in ASE's format, where they are wanted."""
+        return self.trajectory.with_suffix(".traj")
+
+    @property
     def later(self) -> list[Path]:
         """What an analysis of the trajectory leaves beside it."""
         stem = self.trajectory.name.removesuffix(".extxyz")

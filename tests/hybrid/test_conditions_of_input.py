@@ -15,6 +15,7 @@ from grahame.hybrid.engines.integrators import draw_momenta
 from grahame.hybrid.engines.run import run
 from grahame.hybrid.engines.setup import load_structure, prepare
 from grahame.hybrid.evaluate import evaluate, write_predictions
+from grahame.hybrid.profiles import DensityCounter, Grid
 from grahame.hybrid.reading import Reading, make_frame
 from grahame.hybrid.shortrange.rigid import rigid_water_constraints
 from grahame.hybrid.solve import solve_structure
@@ -98,6 +99,38 @@ def test_profiles_of_charges_without_their_dipoles_are_refused(tmp_path: Path) -
     assert profiles["missing"] == (
         "frames hold the charges of a model with atomic dipoles, but not these dipoles"
     )
+
+
+def test_densities_of_the_electrolyte_are_without_the_electrodes() -> None:
+    atoms = small_cell()
+    electrode = np.full(len(atoms), -1)
+    electrode[:4], electrode[4:8] = 0, 1
+    atoms.set_array("electrode", electrode)
+    atoms.symbols[8] = "Au"
+    grid = Grid(atoms, 0.5, None)
+    found = []
+    for electrolyte in (True, False):
+        counter = DensityCounter(grid, ["Au"], electrolyte)
+        counter.add(atoms)
+        area = np.linalg.norm(np.cross(*atoms.cell[:2]))
+        found.append(round(float(counter.result().number["Au"].sum() * area * grid.width)))
+    assert found == [1, 9]
+
+
+def test_a_reference_in_a_field_is_refused(tmp_path: Path) -> None:
+    trajectory = Path(run(small_run(tmp_path, NVE), progress=False).trajectory)
+    path = trajectory.with_name("small.provenance.json")
+    record = json.loads(path.read_text())
+    other = tmp_path / "base"
+    other.mkdir()
+    for file in tmp_path.glob("small.*"):
+        (other / file.name).write_bytes(file.read_bytes())
+    record["config"]["field"] = 0.1
+    (other / path.name).write_text(json.dumps(record))
+    with pytest.raises(
+        ValueError, match="must be a run whose charge its voltage makes alone: an applied field"
+    ):
+        analyse(trajectory, reference=other / trajectory.name)
 
 
 def test_limits_are_given_on_the_command_line(tmp_path: Path) -> None:

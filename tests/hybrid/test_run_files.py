@@ -28,6 +28,19 @@ def test_a_run_does_not_write_over_what_it_reads(tmp_path: Path, overwrite: bool
     assert structure.read_bytes() == before
 
 
+def test_the_trajectory_of_ase_is_a_file_of_the_run(tmp_path: Path) -> None:
+    config = small_run(
+        tmp_path, NVE, output={"name": "small", "folder": str(tmp_path), "ase_trajectory": True}
+    )
+    engine.run(config, progress=False)
+    assert len(read(tmp_path / "small.traj", ":")) > 1
+    for file in tmp_path.glob("small.*"):
+        if file.suffix != ".traj":
+            file.unlink()
+    with pytest.raises(FileExistsError, match=r"output = .*small\.traj must not exist yet"):
+        engine.run(config, progress=False)
+
+
 def test_columns_of_words_are_kept_in_checkpoints(tmp_path: Path) -> None:
     atoms = small_cell()
     atoms.set_array("atom_name", np.array([f"X{i}" for i in range(len(atoms))]))
