@@ -28,6 +28,24 @@ def test_elements_change_where_positions_do_not() -> None:
     np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), rtol=0, atol=1e-6)
 
 
+def test_widths_follow_the_elements_of_the_electrodes() -> None:
+    """A structure of the same places whose electrodes are of another element that the model knows."""
+    atoms = build_cell("Au(111)", size=(3, 4, 2), gap=15.0, concentration=0.0, seed=2)
+    calculator = learned(atoms)
+    potential = calculator.potential
+    potential.prepare(atoms.numbers)
+    assert potential.solver is not None
+    gold = potential.solver.smearing.clone()
+    potential.prepare(np.where(atoms.numbers == 79, 17, atoms.numbers))
+    chlorine = potential.solver.smearing
+    assert (gold == gold[0]).all()
+    assert (chlorine == chlorine[0]).all()
+    assert chlorine[0] != gold[0]
+    solver = potential.solver
+    potential.prepare(np.where(atoms.numbers == 79, 17, atoms.numbers))
+    assert potential.solver is solver
+
+
 def test_a_state_that_waits_for_the_solver_is_passed_on() -> None:
     atoms = build_cell("Au(111)", size=(3, 4, 2), gap=13.0, concentration=0.0, seed=2)
     atoms.calc = HybridCalculator()
