@@ -2,7 +2,7 @@
 
     y_i = a_ii x_i + sum over j > i of a_ij x_j,    y_j += a_ij x_i
 
-Limited by memory: the triangle passes once, at nearly half the rate that memory has (`python -m examples.benchmarks
+Limited by memory: the triangle passes once, at half to seven tenths of the rate that memory has (`python -m examples.benchmarks
 limits`). Libraries wake threads of their own for it, which then spin on the processors
 that torch's and ours want next.
 """

@@ -195,7 +195,8 @@ class _Run:
         """Steps of one stage; True when the stage is complete."""
         p, out = self.progress, self.config.output
         total = self._length(block)
-        if not p.begun:
+        # Checkpoints of earlier versions do not say whether the stage has begun; within it, it has.
+        if p.stage_step == 0 and not p.begun:
             self._write(name, output, log=True, frame=name != "minimise")
             p.begun = True
         while p.stage_step < total:

@@ -9,6 +9,7 @@ import pytest
 from ase.io import read, write
 
 from grahame.hybrid.engines import run as engine
+from grahame.hybrid.engines.checkpoint import Progress, load_checkpoint, save_checkpoint
 from tests.hybrid.small_cells import small_cell, small_run
 
 NVE = {"steps": 6, "ensemble": "nve"}
@@ -79,3 +80,15 @@ def test_a_stage_begins_once(tmp_path: Path) -> None:
     held = (empty / "small.extxyz").read_bytes()
     engine.run(config, progress=False, restart=True)
     assert (empty / "small.extxyz").read_bytes() == held
+
+
+def test_checkpoints_of_earlier_versions_go_on_within_a_stage(tmp_path: Path) -> None:
+    """They do not say whether the stage has begun."""
+    path = tmp_path / "small.checkpoint.npz"
+    engine.run(small_run(tmp_path, {**NVE, "steps": 3}), progress=False)
+    saved = load_checkpoint(path)
+    saved.progress.begun = Progress().begun
+    save_checkpoint(path, saved)
+    engine.run(small_run(tmp_path, NVE), progress=False, restart=True)
+    steps = [a.info["step"] for a in read(tmp_path / "small.extxyz", ":") if a.info["stage"] == "produce"]
+    assert steps == sorted(set(steps))

@@ -212,24 +212,13 @@ def test_a_training_through_the_electrode_solve_continues_with_the_same_bits(
 
 def test_a_farther_limit_goes_on_where_a_nearer_one_had_ended(tmp_path: Path) -> None:
     write_data(tmp_path)
-    common = {"epochs": 5, "batch_size": 3, "learning_rate": 0.01}
-    epochs = [
-        train(
-            parse_training(settings(tmp_path / "a", optimiser=common | {"max_minutes": minutes}), tmp_path),
-            resume=resume,
-            progress=False,
-        ).epochs
-        for resume, minutes in ((False, 1e-4), (True, 10.0))
-    ]
-    assert epochs[0] < 5
-    assert epochs[1] == 5
-    common |= {"epochs": 12, "learning_rate": 1e-300}
-    epochs = [
-        train(
-            parse_training(settings(tmp_path / "b", optimiser=common | {"patience": patience}), tmp_path),
-            resume=resume,
-            progress=False,
-        ).epochs
-        for resume, patience in ((False, 2), (True, 6))
-    ]
-    assert epochs == [3, 7]
+
+    def epochs(name: str, resume: bool, **optimiser: float) -> int:
+        options = {"epochs": 12, "batch_size": 3, "learning_rate": 1e-300} | optimiser
+        config = parse_training(settings(tmp_path / name, optimiser=options), tmp_path)
+        return train(config, resume=resume, progress=False).epochs
+
+    assert epochs("a", False, max_minutes=1e-4) < 12
+    assert epochs("a", True, max_minutes=10.0) == 12
+    assert epochs("b", False, patience=2) == 3
+    assert epochs("b", True, patience=6) == 7
