@@ -237,6 +237,20 @@ class ConstantPotential:
         return host(self._linear.capacitance())
 
     @property
+    def difference_capacitance(self) -> float:
+        """dQ_1/d(psi_1 - psi_0) of two electrodes at fixed ions, Q_0 + Q_1 held, in e/V; also of held charges.
+
+        Raises:
+            RuntimeError: before the first solve.
+            ValueError: for other than two electrodes, or one held at a potential and one at a charge.
+        """
+        if len(self.electrodes) != 2:
+            raise ValueError(
+                f"electrodes = {len(self.electrodes)} must be 2 for a difference_capacitance: ask for capacitance, the matrix"
+            )
+        return float(self._linear.difference_capacitance())
+
+    @property
     def factorizations(self) -> int:
         """How often the electrode matrix was factorised."""
         return self._linear.factorizations

@@ -229,14 +229,18 @@ class LinearSolver:
 
     def factor(self, name: str) -> Factor:
         """The factor, made now if the last solve needed none."""
+        problem = self._last(name)
+        if not self._factor_fits(problem):
+            self._build(problem)
+        assert self._factor is not None
+        return self._factor
+
+    def _last(self, name: str) -> LinearProblem:
         if self._problem is None:
             raise RuntimeError(
                 f"{name} must be asked for after a solve: it depends on the geometry; call solve first"
             )
-        if not self._factor_fits(self._problem):
-            self._build(self._problem)
-        assert self._factor is not None
-        return self._factor
+        return self._problem
 
     # ------------------------------------------------------------------- products
 
@@ -401,11 +405,7 @@ class LinearSolver:
 
     def capacitance(self) -> Tensor:
         """dQ_g/dpsi_h at fixed ions, (groups, groups) in e/V."""
-        if self._problem is None:
-            raise RuntimeError(
-                "capacitance must be asked for after a solve: it depends on the geometry; call solve first"
-            )
-        problem = self._problem
+        problem = self._last("capacitance")
         groups = len(problem.by_charge)
         out = problem.drive.new_zeros((groups, groups))
         for g in range(groups):
@@ -422,6 +422,32 @@ class LinearSolver:
         keep = torch.tensor([not b for b in problem.by_charge], device=out.device)
         shown: Tensor = out * keep[:, None] * keep[None, :]
         return shown
+
+    def difference_capacitance(self) -> Tensor:
+        """dQ_1/d(psi_1 - psi_0) of two groups at fixed ions, Q_0 + Q_1 held, in e/V; whatever both are held at."""
+        problem = self._last("difference_capacitance")
+        moved = problem.drive.new_tensor([-1.0, 1.0])
+        if not any(problem.by_charge):
+            # Singular where the whole charge is held.
+            potentials: Tensor = torch.linalg.pinv(self.capacitance(), rtol=1e-9, hermitian=True) @ moved
+            return 1.0 / (moved @ potentials)
+        if not all(problem.by_charge):
+            raise ValueError(
+                "electrodes = one at a potential and one at a charge must be held alike for a difference_capacitance: no "
+                "charge can move between them"
+            )
+        # One charge from group 0 to group 1, first evenly, then as the atoms of each group want it.
+        charges = (moved / problem.group_sizes)[problem.group_of]
+        charges = charges + self.inverse(problem, -self._product(problem, charges), 1e-12)[0]
+        psi = problem.group_means(self._product(problem, charges))
+        if not problem.follows:
+            return 1.0 / (psi[1] - psi[0])
+        assert problem.length is not None
+        assert problem.order is not None
+        y, _ = self._field_response(problem)
+        strength = -problem.difference(psi) / self._stiffness(problem, y)
+        # E L = -(psi_top - psi_bot)
+        return (1.0 if problem.order[1] == 0 else -1.0) / (strength * problem.length)
 
     # -------------------------------------------------------------- following field
 

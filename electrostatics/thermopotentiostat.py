@@ -97,8 +97,7 @@ class ThermoPotentiostat:
             positions, charges, cell, electrode_charges=[whole - self.charge, self.charge], **quiet
         )
         voltage = float(now.potentials[1]) - float(now.potentials[0])
-        capacitance = self._difference_capacitance(voltage, positions, charges, cell, quiet)
-        self.charge = self.move(self.charge, voltage, capacitance, timestep)
+        self.charge = self.move(self.charge, voltage, self.cpm.difference_capacitance, timestep)
         return self.cpm.solve(
             positions, charges, cell, electrode_charges=[whole - self.charge, self.charge], **options
         )
@@ -130,16 +129,6 @@ class ThermoPotentiostat:
         fluid = np.ones(len(values), dtype=bool)
         fluid[host(self.cpm.solved)] = False
         return float(values[fluid].sum())
-
-    def _difference_capacitance(
-        self, voltage: float, positions: Any, charges: Any, cell: Any, options: dict[str, Any]
-    ) -> float:
-        """dQ_1/d(psi_1 - psi_0) at fixed ions: from a second held charge, the voltage being linear in it."""
-        assert self.charge is not None
-        whole = float(options.get("total_charge", 0.0)) - self._electrolyte(charges)
-        held = [whole - self.charge - 1.0, self.charge + 1.0]
-        out = self.cpm.solve(positions, charges, cell, electrode_charges=held, **options)
-        return 1.0 / (float(out.potentials[1]) - float(out.potentials[0]) - voltage)
 
 
 def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPotential) -> Any:

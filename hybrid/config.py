@@ -122,7 +122,10 @@ class ElectrodeConfig(Block):
     ramp: tuple[tuple[float, Potential], ...] | None = Field(
         default=None, description="[time in ps from the start of `produce`, potential in V] points"
     )
-    mobile: bool = Field(default=False, description="whether the atoms of this electrode move")
+    mobile: bool = Field(
+        default=False,
+        description="whether the atoms of this electrode move; layers that the structure holds stay, unless it holds all",
+    )
 
     @model_validator(mode="after")
     def _selected_and_held(self) -> ElectrodeConfig:
@@ -358,13 +361,6 @@ class RunConfig(Block):
                     f"{count} electrodes, {held} of them at a potential",
                     "have exactly two electrodes, both at held potentials",
                     "add the second potential or remove `thermo_potentiostat`",
-                )
-            if any(e.mobile for e in self.electrodes):
-                raise wrong(
-                    "thermo_potentiostat",
-                    "given with a mobile electrode",
-                    "have frozen electrodes, whose capacitance at fixed ions is constant",
-                    "set `mobile: false`",
                 )
         return self
 

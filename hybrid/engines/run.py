@@ -52,7 +52,7 @@ class _Run:
         self.integrator: Any = None
         self.integrator_state: dict[str, NDArray[Any]] = {}
         self.last_checkpoint = 0
-        self.capacitance = 0.0
+        self.capacitance: float | None = None
         path = config.model_path
         self.model = None if path is None else file_hash(path)
         self._refuse_inputs()
@@ -80,9 +80,6 @@ class _Run:
                     "thermo_potentiostat = given must be left out with a model whose electrolyte exchanges charge with the "
                     "electrodes (boundary_transfer): it holds their charges"
                 )
-            if not self.continued:
-                # Frozen electrodes: dQ/dV at fixed ions stays what it is now.
-                self.capacitance = float(solver.capacitance[1, 1])
             self.potentiostat = ThermoPotentiostat(solver, block.temperature_K, block.time_constant_fs, 0)
             self.potentiostat.random = self.rng
 
@@ -129,7 +126,8 @@ class _Run:
         self.last_checkpoint = saved.progress.step
         self.rng.bit_generator.state = saved.rng
         self.integrator_state = saved.integrator
-        self.capacitance = float(saved.potentiostat.get("capacitance", 0.0))
+        if "capacitance" in saved.potentiostat:
+            self.capacitance = float(saved.potentiostat["capacitance"])
         self.simulation = prepare(self.config, saved.start)
         atoms = self.simulation.atoms
         atoms.positions[:] = saved.positions
@@ -284,8 +282,13 @@ class _Run:
         potentials = calculator.results["electrode_potentials"]
         potentiostat.potential_difference = float(target[1] - target[0])
         voltage = float(potentials[1] - potentials[0])
-        charge = potentiostat.move(float(charges[1]), voltage, self.capacitance, timestep)
+        charge = potentiostat.move(float(charges[1]), voltage, self._capacitance(potentiostat), timestep)
+        self.capacitance = None
         calculator.set_electrode_charges([float(charges.sum()) - charge, charge])
+
+    def _capacitance(self, potentiostat: ThermoPotentiostat) -> float:
+        """dQ/dV at the ions of now, e/V; a run that goes on has not solved yet and takes that of its checkpoint."""
+        return potentiostat.cpm.difference_capacitance if self.capacitance is None else self.capacitance
 
     def _fmax(self) -> float:
         return float(np.sqrt((self.simulation.atoms.get_forces() ** 2).sum(axis=1).max()))
@@ -329,7 +332,9 @@ class _Run:
                 model=self.model,
                 integrator={} if self.integrator is None else integrator_state(self.integrator),
                 calculator=s.calculator.state(),
-                potentiostat={"capacitance": np.array(self.capacitance)},
+                potentiostat={}
+                if self.potentiostat is None
+                else {"capacitance": np.array(self._capacitance(self.potentiostat))},
             ),
         )
         self.last_checkpoint = self.progress.step

@@ -267,15 +267,18 @@ def make_calculator(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> Hybr
 
 
 def _constraints(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> list[Any]:
-    """Frozen electrodes, the structure's own constraints on other atoms, and rigid water."""
-    solved = np.concatenate(groups) if groups else np.zeros(0, dtype=np.int64)
+    """Frozen electrodes, the structure's own constraints, and rigid water."""
     fixed = [g for e, g in zip(config.electrodes, groups) if not e.mobile]
-    others: list[Any] = []
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms):
-            fixed.append(np.setdiff1d(constraint.index, solved))
-        else:
-            others.append(constraint)
+    given = [c.index for c in atoms.constraints if isinstance(c, FixAtoms)]
+    others: list[Any] = [c for c in atoms.constraints if not isinstance(c, FixAtoms)]
+    if given:
+        # A structure that holds a whole electrode says what some run before this one did; single layers were meant.
+        freed = [
+            g
+            for e, g in zip(config.electrodes, groups)
+            if e.mobile and np.isin(g, np.concatenate(given)).all()
+        ]
+        fixed += [np.setdiff1d(index, np.concatenate([*freed, []])) for index in given]
     held = np.unique(np.concatenate(fixed)) if fixed else np.zeros(0, dtype=np.int64)
     own = [FixAtoms(indices=held)] if len(held) else []
     if isinstance(config.short_range, ClassicalConfig) and config.short_range.water == "spc/e-rigid":

@@ -20,7 +20,7 @@ from grahame.hybrid.training.distributed import Processes
 from grahame.hybrid.training.ema import Average
 from grahame.hybrid.training.hooks import Hooks
 from grahame.hybrid.training.metrics import ErrorTable
-from grahame.hybrid.training.predicting import labelled, predict
+from grahame.hybrid.training.predicting import OF_CHARGES, labelled, predict
 from grahame.hybrid.training.progress import TrainingBar
 from grahame.hybrid.training.schedule import Plateau, in_stage_two, learning_rate, loss_weights
 from grahame.hybrid.training.transfer import freeze
@@ -91,6 +91,12 @@ class Trainer:
         first = loss_weights(config.loss, config.stage_two, False)
         have = {name for f in train for name in f.labels}
         self.names = [n for n in LABELS if n in have and max(last[n], first[n]) > 0]
+        for name in OF_CHARGES:
+            if name in self.names and not model.spec.long_range:
+                raise ValueError(
+                    f"loss.{name} = {max(last[name], first[name]):g} must be 0 with charges of kind none: set it to 0, or choose "
+                    "another model.charges.kind"
+                )
         judged = {name for f in valid for name in f.labels if last[name] > 0}
         if not judged & set(self.names):
             raise ValueError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
+from ase.geometry import complete_cell, minkowski_reduce, wrap_positions
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from grahame.hybrid.frames import LABELS, Batch, Frame
@@ -162,12 +164,11 @@ def surface_distances(frame: Frame) -> NDArray[np.float64] | None:
     solved = frame.conditions.solved(len(frame))
     if not solved.any():
         return None
-    metal = frame.positions[solved]
-    out = np.empty(len(frame))
-    periodic = np.array(frame.pbc)
-    inverse = np.linalg.inv(frame.cell) if periodic.any() else np.zeros((3, 3))
-    for k, x in enumerate(frame.positions):
-        d = metal - x
-        shifts = np.round(d @ inverse) * periodic
-        out[k] = np.sqrt(((d - shifts @ frame.cell) ** 2).sum(axis=1).min())
-    return out
+    positions, metal = frame.positions, frame.positions[solved]
+    if any(frame.pbc):
+        # In a reduced cell, two images in each direction hold the nearest of any two wrapped places.
+        cell = minkowski_reduce(complete_cell(frame.cell), frame.pbc)[0]
+        positions = wrap_positions(positions, cell, frame.pbc, eps=0.0)
+        images = np.array(list(product(*(range(-2, 3) if p else (0,) for p in frame.pbc)))) @ cell
+        metal = (positions[solved] + images[:, None]).reshape(-1, 3)
+    return np.asarray(cKDTree(metal).query(positions)[0])

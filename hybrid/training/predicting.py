@@ -12,7 +12,10 @@ from grahame.hybrid.frames import LABELS, Batch
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.work_functions import SIDES, why_none
 
-__all__ = ["labelled", "predict"]
+__all__ = ["OF_CHARGES", "labelled", "predict"]
+
+OF_CHARGES = ("charges", "dipole", "born")
+"""Labels that follow from the charges of a model."""
 
 
 def labelled(batch: Batch, wanted: Collection[str] = tuple(LABELS)) -> set[str]:
@@ -28,9 +31,11 @@ def predict(
     Args:
         model: on the device of the batch.
         batch: frames.
-        wanted: names of labels.
+        wanted: names of labels; what follows from charges is left out of a model that has none.
         train: keep the graph, for a loss.
     """
+    if not model.spec.long_range:
+        wanted = set(wanted) - set(OF_CHARGES)
     out = model.predict(
         batch,
         forces="forces" in wanted,

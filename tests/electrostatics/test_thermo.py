@@ -31,7 +31,7 @@ class Recorded:
 
         self.zero, self.slope = at(0.0), at(1.0) - at(0.0)
         self.start = cpm.solve(*given, smearing=atoms.smearing)
-        self.capacitance = cpm.capacitance
+        self.difference_capacitance = 1.0 / float(self.slope[1] - self.slope[0])
 
     def solve(
         self, *_: object, electrode_charges: list[float] | None = None, **__: object
@@ -188,3 +188,59 @@ def test_fluctuation_capacitance_refuses_what_it_cannot_use() -> None:
         ValueError, match=r"^charges = array of shape \(4, 3\) must have one column per electrode, 2: "
     ):
         fluctuation_capacitance(np.zeros((4, 3)), TEMPERATURE, cpm)
+
+
+@pytest.mark.parametrize("method", ["ewald", "pme"])
+@pytest.mark.parametrize("name", ["potentials in a slab", "finite field", "displacement"])
+def test_difference_capacitance_is_the_response_of_the_voltage_to_charge_that_moves(
+    name: str, method: str
+) -> None:
+    mode = BY_NAME[name]
+    atoms = cell_for(mode)
+    cpm = solver(mode, atoms, method, 1e-6)
+    given = arguments(mode, atoms.cell) | {"smearing": atoms.smearing}
+    whole = -float(np.delete(atoms.charges, atoms.solved).sum())
+
+    def voltage(charge: float) -> float:
+        held = [whole - charge, charge]
+        psi = cpm.solve(
+            atoms.positions, atoms.charges, atoms.cell, electrode_charges=held, **given
+        ).potentials
+        return float(psi[1] - psi[0])
+
+    expected = 1.0 / (voltage(1.0) - voltage(0.0))
+    held_at_charges = cpm.difference_capacitance
+    cpm.solve(atoms.positions, atoms.charges, atoms.cell, **given)
+    assert held_at_charges == pytest.approx(expected, rel=1e-6)
+    assert cpm.difference_capacitance == pytest.approx(expected, rel=1e-6)
+
+
+def test_difference_capacitance_without_a_held_total() -> None:
+    mode = BY_NAME["open"]
+    atoms = cell_for(mode)
+    cpm = solver(mode, atoms, "exact")
+    cpm.solve(atoms.positions, atoms.charges, None, smearing=atoms.smearing, total_charge=0.0)
+    expected = cpm.difference_capacitance
+    cpm.solve(atoms.positions, atoms.charges, None, smearing=atoms.smearing, total_charge=None)
+    assert cpm.difference_capacitance == pytest.approx(expected, rel=1e-9)
+
+
+def test_difference_capacitance_is_asked_for_of_two_electrodes_held_alike() -> None:
+    mode = BY_NAME["mixed in a slab"]
+    atoms = cell_for(mode)
+    cpm = solver(mode, atoms, "ewald", 1e-6)
+    with pytest.raises(RuntimeError, match="difference_capacitance must be asked for after a solve"):
+        _ = cpm.difference_capacitance
+    cpm.solve(atoms.positions, atoms.charges, atoms.cell, smearing=atoms.smearing)
+    with pytest.raises(ValueError, match="held alike") as error:
+        _ = cpm.difference_capacitance
+    assert str(error.value) == (
+        "electrodes = one at a potential and one at a charge must be held alike for a difference_capacitance: no charge can "
+        "move between them"
+    )
+    three = BY_NAME["one of three floats"]
+    with pytest.raises(ValueError, match="3 must be 2") as error:
+        _ = solver(three, cell_for(three), "ewald", 1e-6).difference_capacitance
+    assert str(error.value) == (
+        "electrodes = 3 must be 2 for a difference_capacitance: ask for capacitance, the matrix"
+    )

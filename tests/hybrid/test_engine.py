@@ -257,14 +257,18 @@ def test_a_failing_step_says_where_and_loses_nothing(tmp_path: Path) -> None:
     assert all(np.isfinite(f.positions).all() for f in frames)
 
 
-def test_fixed_atoms_of_the_file_stay_fixed_and_mobile_electrodes_move(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("layer", "held"), [([0], [0, 4, 5, 6, 7, 20]), ([0, 1, 2, 3], [4, 5, 6, 7, 20])])
+def test_layers_that_the_file_holds_stay_and_mobile_electrodes_move(
+    tmp_path: Path, layer: list[int], held: list[int]
+) -> None:
     atoms = small_cell()
-    atoms.set_constraint(FixAtoms([0, 20]))
+    atoms.set_constraint(FixAtoms([*layer, 20]))
     write(tmp_path / "cell.xyz", atoms, format="extxyz")
     electrodes = [{"group": 0, "potential": 0.0, "mobile": True}, {"group": 1, "potential": 1.0}]
     config = small_run(tmp_path, {"steps": 2}, electrodes=electrodes)
     simulation = prepare(config, load_structure(config))
-    assert simulation.atoms.constraints[0].index.tolist() == [4, 5, 6, 7, 20]
+    # A file that holds the whole electrode keeps what a run with a frozen one wrote.
+    assert simulation.atoms.constraints[0].index.tolist() == held
 
 
 def test_the_thermo_potentiostat_lets_charge_and_voltage_fluctuate(tmp_path: Path) -> None:

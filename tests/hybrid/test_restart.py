@@ -59,6 +59,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"steps": 12, "ensemble": "langevin"},
         {"thermo_potentiostat": {"temperature_K": 300, "time_constant_fs": 10}},
     ),
+    "thermo-potentiostat, mobile electrodes": (
+        {"steps": 12, "ensemble": "langevin"},
+        {
+            "thermo_potentiostat": {"temperature_K": 300, "time_constant_fs": 10},
+            "electrodes": [{"group": g, "potential": 1.0 * g, "mobile": True} for g in (0, 1)],
+        },
+    ),
     "rigid water": (
         {"steps": 12, "ensemble": "nose-hoover"},
         {"short_range": {"cutoff": 5.0, "water": "spc/e-rigid"}},

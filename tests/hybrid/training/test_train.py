@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ase import Atoms
 from ase.build import fcc111
 from ase.io import read, write
 
@@ -274,6 +276,18 @@ def test_two_levels_of_theory_train_together(tmp_path: Path) -> None:
     table = evaluate(model, [make_frame(a, Reading(KEYS, level="MP2")) for a in shifted]).errors
     assert table.value("energy") < 0.1
     assert {"level MP2"} == {r.group for r in table.rows() if r.group.startswith("level")}
+    # A model without charges says nothing of charge labels, rather than 0.
+    assert {r.quantity for r in table.rows()} == {"energy", "forces"}
+
+
+def test_charges_of_a_model_without_any_cannot_be_trained(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    config = settings(tmp_path / "out", model={"charges": {"kind": "none"}}, loss={"charges": 2.0})
+    with pytest.raises(ValueError, match="kind none") as error:
+        train(parse_training(config, tmp_path), progress=False)
+    assert str(error.value) == (
+        "loss.charges = 2 must be 0 with charges of kind none: set it to 0, or choose another model.charges.kind"
+    )
 
 
 def test_early_stopping_and_the_time_limit_end_a_training(tmp_path: Path) -> None:
@@ -317,3 +331,13 @@ def test_distances_from_the_metal_respect_the_cell() -> None:
     expected = [atoms.get_distances(k, range(9), mic=True).min() for k in (9, 10, 11)]
     np.testing.assert_allclose(distances[9:], expected, rtol=0, atol=1e-9)
     assert surface_distances(make_frame(water(np.random.default_rng(0)), Reading({}))) is None
+
+
+def test_distances_from_the_metal_are_those_of_the_nearest_image_in_skewed_cells() -> None:
+    cell = [[4.0, 0.0, 0.0], [7.1, 3.9, 0.0], [9.3, 5.2, 6.0]]
+    atoms = Atoms("AuOH2", np.random.default_rng(3).normal(scale=6.0, size=(4, 3)), cell=cell, pbc=True)
+    atoms.info["total_charge"] = 0.0
+    found = surface_distances(make_frame(atoms, Reading({}, electrode_elements=("Au",))))
+    images = np.array(list(product(range(-40, 41), range(-9, 10), range(-9, 10)))) @ np.array(cell)
+    expected = [np.linalg.norm(atoms.positions[0] + images - x, axis=1).min() for x in atoms.positions]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
