@@ -426,7 +426,7 @@ class LinearSolver:
     def difference_capacitance(self) -> Tensor:
         """dQ_1/d(psi_1 - psi_0) of two groups at fixed ions, Q_0 + Q_1 held, in e/V; whatever both are held at."""
         problem = self._last("difference_capacitance")
-        moved = problem.drive.new_tensor([-1.0, 1.0])
+        moved = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=problem.drive.device)
         if not any(problem.by_charge):
             # Singular where the whole charge is held.
             potentials: Tensor = torch.linalg.pinv(self.capacitance(), rtol=1e-9, hermitian=True) @ moved

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import vectors
-from grahame.kernels.cpu_pairs import FAST
+from grahame.kernels.cpu_erfc import FAST
 from grahame.kernels.pair_rows import Rows
 from grahame.kernels.threads import chunks, run
 

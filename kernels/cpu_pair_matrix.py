@@ -4,13 +4,15 @@ Both its values and its product with charges are limited by reading at random pl
 of what the processor does (`python -m examples.benchmarks limits`: 12,288 atoms, one thread).
 """
 
+import math
 from functools import partial
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from grahame.kernels.cpu_pairs import BLOCK, CHUNK, FAST, Floats, Short, erfc_table, near_pairs, pair_kernel
+from grahame.kernels.cpu_erfc import FAST, erfc_and_slope
+from grahame.kernels.cpu_pairs import BLOCK, CHUNK, Floats, Short
 from grahame.kernels.pairs import shift_terms
 from grahame.kernels.threads import chunks, run
 
@@ -29,26 +31,39 @@ def _values(
     edge: float,
     edge_slope: float,
     gaussian: bool,
-    table: Floats,
     out_i: NDArray[np.int32],
     out_j: NDArray[np.int32],
     out: Floats,
 ) -> int:
     """f(r) of the pairs with r² < limit, and how many there are."""
-    near, vectors, distance = np.empty(BLOCK, np.int64), np.empty((3, BLOCK)), np.empty(BLOCK)
-    f, slope, width = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    near, squared = np.empty(BLOCK, np.int64), np.empty(BLOCK)
     total = 0
     for begin in range(0, len(i), BLOCK):
         end = min(begin + BLOCK, len(i))
-        count = near_pairs(begin, end, x, h, i, j, shifts, limit, vectors, distance, near)
-        pair_kernel(
-            begin, count, s, i, j, alpha, origin, edge, edge_slope, gaussian, table, near, distance,
-            f, slope, width,
-        )  # fmt: skip
+        for k in range(end - begin):
+            first, second, r2 = i[begin + k], j[begin + k], 0.0
+            for d in range(3):
+                apart = x[second, d] - x[first, d]
+                for e in range(3):
+                    apart += shifts[begin + k, e] * h[e, d]
+                r2 += apart * apart
+            squared[k] = r2
+        count = 0
+        for k in range(end - begin):
+            # Written always, kept when near: no branch to mispredict. What is overwritten was read before.
+            near[count], squared[count] = k, squared[k]
+            count += 1 if squared[count] < limit else 0
         for c in range(count):
-            out_i[total], out_j[total] = i[begin + near[c]], j[begin + near[c]]
-            out[total] = f[c]
-            total += 1
+            k = begin + near[c]
+            distance = math.sqrt(squared[c])
+            f = erfc_and_slope(alpha * distance)[0]
+            if gaussian:
+                # Infinite between two points, whose erfc is 0.
+                g = 1.0 / math.sqrt(2.0 * (s[i[k]] * s[i[k]] + s[j[k]] * s[j[k]]))
+                f -= erfc_and_slope(g * distance)[0]
+            out_i[total + c], out_j[total + c] = i[k], j[k]
+            out[total + c] = f / distance - edge - edge_slope * (distance - origin)
+        total += count
     return total
 
 
@@ -97,7 +112,7 @@ class PairMatrix:
         self._f = np.empty(len(i))
         count = _values(
             x, h, s, i, j, shifts, alpha, cutoff * cutoff, cutoff if shift else 0.0, edge, slope,
-            bool(s.any()), erfc_table(), self._i, self._j, self._f,
+            bool(s.any()), self._i, self._j, self._f,
         )  # fmt: skip
         self._i, self._j, self._f = self._i[:count].copy(), self._j[:count].copy(), self._f[:count].copy()
 

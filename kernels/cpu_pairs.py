@@ -1,8 +1,6 @@
 """Pair sums on the CPU: the formulas of `pairs`, compiled, with the first derivatives that are wanted.
 
-erfc is taken from a table of its Taylor polynomials (degree 7, intervals of 1/80), whose value and slope are
-exact to double precision. The bare interaction of excluded pairs is the case alpha = 0 without a cut-off:
-erfc(0) = 1.
+The bare interaction of excluded pairs is the case alpha = 0 without a cut-off: erfc(0) = 1.
 
 The sum is limited by what it reads at places that nothing tells in advance (second atoms, coefficients of the
 table): it does two fifths as many of these reads, and a fifteenth of the flops, that the processor does when
@@ -14,23 +12,22 @@ pairs by memory, at a third.
 import itertools
 import math
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import cpu_memory, vectors
+from grahame.kernels.cpu_erfc import FAST, erfc_and_slope
 from grahame.kernels.pair_rows import PairRows
-from grahame.kernels.pairs import TWO_OVER_SQRT_PI, shift_terms
+from grahame.kernels.pairs import shift_terms
 from grahame.kernels.threads import Lane, Steps, Task, available, chunks, together
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
 
-_SCALE = 80.0  # intervals of the table per unit
-_END = 6.4  # erfc(6.4) = 1e-19
 _GAUSSIAN_END = (
     5.6  # erfc(5.6) = 2e-15: what Gaussians lack of points beyond is lost in the rounding of the sum
 )
@@ -41,13 +38,10 @@ _ATOMS = 3000  # atoms below which a second thread does not pay for moving them 
 _WIDTH = 8  # distances that are compared at once
 _NO_POTENTIAL, _NO_GRADIENT = np.empty(0), np.empty((0, 3))
 _BARE = (0.0, np.inf, 0.0, 0.0, 0.0)  # no splitting, no cut-off and no terms at it
-# Everything but the assumption that NaN and infinity never occur.
-#
 # A function that a cached kernel calls must be inlined (`forceinline`). Otherwise it exists twice: as a copy in the
 # kernel's own code, optimised there, and as code of its own, which the linker prefers in the process that compiled
 # it. A process that reads the kernel from numba's cache runs the copy, and sums that were reordered or products
 # that were fused differently in the two (the latter happens without fastmath too) round differently.
-FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
 @dataclass(frozen=True)
@@ -59,114 +53,6 @@ class PairDerivatives:
     charges: Floats | None
     cell: Floats | None
     smearing: Floats | None
-
-
-@lru_cache(maxsize=1)
-def erfc_table() -> Floats:
-    """Taylor coefficients of erfc about the middle of each interval, (512, 8)."""
-    middle = (np.arange(round(_END * _SCALE)) + 0.5) / _SCALE
-    table = np.empty((len(middle), 8))
-    table[:, 0] = [math.erfc(t) for t in middle]
-    # erfc' = -2/sqrt(pi) exp(-t²); its n-th derivative is (-1)^n H_n(t) times it.
-    slope = -TWO_OVER_SQRT_PI * np.exp(-(middle**2))
-    before, hermite = np.zeros_like(middle), np.ones_like(middle)
-    for n in range(7):
-        table[:, n + 1] = (-1) ** n * hermite * slope / math.factorial(n + 1)
-        before, hermite = hermite, 2 * middle * hermite - 2 * n * before
-    return table
-
-
-@numba.njit(nogil=True, inline="always", fastmath=FAST)
-def _erfc(table: Floats, t: float) -> tuple[float, float]:
-    """erfc(t) and its slope, for t >= 0."""
-    if not t < _END:
-        return 0.0, 0.0
-    k = int(t * _SCALE)
-    d = t - (k + 0.5) / _SCALE
-    c = table[k]
-    value = c[0] + d * (c[1] + d * (c[2] + d * (c[3] + d * (c[4] + d * (c[5] + d * (c[6] + d * c[7]))))))
-    slope = c[1] + d * (
-        2 * c[2] + d * (3 * c[3] + d * (4 * c[4] + d * (5 * c[5] + d * (6 * c[6] + d * 7 * c[7]))))
-    )
-    return value, slope
-
-
-@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
-def near_pairs(
-    begin: int,
-    end: int,
-    x: Floats,
-    h: Floats,
-    i: Short,
-    j: Short,
-    shifts: Short,
-    limit: float,
-    vectors: Floats,
-    distance: Floats,
-    near: Ints,
-) -> int:
-    """Vectors (3, block) of the pairs begin..end, and places and distances of those with r² < limit."""
-    dx, dy, dz = vectors[0], vectors[1], vectors[2]
-    ax, ay, az, bx, by, bz = h[0, 0], h[0, 1], h[0, 2], h[1, 0], h[1, 1], h[1, 2]
-    cx, cy, cz = h[2, 0], h[2, 1], h[2, 2]
-    for k in range(end - begin):
-        a, b, c = float(shifts[begin + k, 0]), float(shifts[begin + k, 1]), float(shifts[begin + k, 2])
-        first, second = i[begin + k], j[begin + k]
-        dx[k] = x[second, 0] - x[first, 0] + a * ax + b * bx + c * cx
-        dy[k] = x[second, 1] - x[first, 1] + a * ay + b * by + c * cy
-        dz[k] = x[second, 2] - x[first, 2] + a * az + b * bz + c * cz
-        distance[k] = dx[k] * dx[k] + dy[k] * dy[k] + dz[k] * dz[k]
-    count = 0
-    for k in range(end - begin):
-        # Written always, kept when near: no branch to mispredict.
-        near[count] = k
-        count += 1 if distance[k] < limit else 0
-    for c in range(count):
-        distance[c] = math.sqrt(distance[near[c]])  # near[c] >= c: what is overwritten was read before
-    return count
-
-
-@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
-def pair_kernel(
-    begin: int,
-    count: int,
-    s: Floats,
-    i: Short,
-    j: Short,
-    alpha: float,
-    origin: float,
-    edge: float,
-    edge_slope: float,
-    gaussian: bool,
-    table: Floats,
-    near: Ints,
-    distance: Floats,
-    f: Floats,
-    slope: Floats,
-    width: Floats,
-) -> None:
-    """f(r), f'(r)/r and -(d f/d s_i)/s_i of the near pairs of a block."""
-    for c in range(count):
-        f[c], slope[c] = _erfc(table, alpha * distance[c])
-        slope[c] *= alpha
-    if gaussian:
-        for c in range(count):
-            k = begin + near[c]
-            squared = s[i[k]] * s[i[k]] + s[j[k]] * s[j[k]]
-            width[c] = 0.0
-            if squared > 0.0:
-                g = 1.0 / math.sqrt(2.0 * squared)
-                if g * distance[c] < _END:
-                    value, derivative = _erfc(table, g * distance[c])
-                    f[c] -= value
-                    slope[c] -= g * derivative
-                    # d/dg of -erfc(g r)/r is -erfc'(g r), and dg/ds_i = -2 g³ s_i.
-                    width[c] = -2.0 * g * g * g * derivative
-    for c in range(count):
-        inverse = 1.0 / distance[c]
-        value = f[c] * inverse
-        slope[c] = ((slope[c] - value) * inverse - edge_slope) * inverse
-        f[c] = value - edge - edge_slope * (distance[c] - origin)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
@@ -207,12 +93,12 @@ def _chunk(
     origin: float,
     edge: float,
     edge_slope: float,
-    table: Floats,
+    sign: float,
     field: Floats,
     cell: Floats,
     width: Floats,
 ) -> None:
-    """Adds what the pairs of the rows first..last with r² < limit give; axes (3,4) are the cell's rows and a zero.
+    """Adds, with a sign, what the pairs of the rows first..last with r² < limit give; axes (3,4) are the cell's rows and a zero.
 
     With e = sum over the others of q f(r): field (n,4) by place holds de/dx and e of every atom, cell (3,3) the
     derivative by the cell at fixed moved positions, width (n,) the one by s; s and width are empty for points.
@@ -222,7 +108,12 @@ def _chunk(
     between, squared = np.empty((BLOCK, 4)), np.empty(BLOCK)
     near, distance = np.empty(BLOCK, np.int32), np.empty(BLOCK)
     f, slope, dwidth = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
-    exponent, scaled, overlap = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, np.int32)
+    exponent, scaled, overlap, steepness = (
+        np.empty(BLOCK),
+        np.empty(BLOCK),
+        np.empty(BLOCK, np.int32),
+        np.empty(BLOCK),
+    )
     parts, ends = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
     # Not added to `cell` at once: another thread's lies in the same cache line.
     cell_here, collected, zero = np.zeros((3, 3)), np.empty(4), vectors.fill(0.0, 4)
@@ -262,8 +153,8 @@ def _chunk(
             count += vectors.count(inside)
         for c in range(count):
             distance[c] = math.sqrt(distance[c])
-            f[c], slope[c] = _erfc(table, alpha * distance[c])
-            slope[c] *= alpha
+            f[c], derivative = erfc_and_slope(alpha * distance[c])
+            slope[c] = alpha * derivative
         if gaussian:
             c = 0
             for g in range(segments):
@@ -281,22 +172,25 @@ def _chunk(
                 scaled[c] = np.inf
             overlapping = 0
             for c in range(0, count, _WIDTH):
-                inside = vectors.below(vectors.load(scaled, c, _WIDTH), _GAUSSIAN_END)
+                reach = vectors.load(scaled, c, _WIDTH)
+                inside = vectors.below(reach, _GAUSSIAN_END)
+                vectors.keep(scaled, overlapping, reach, inside)
                 vectors.keep_index(overlap, overlapping, places, c, inside)
                 overlapping += vectors.count(inside)
             for m in range(overlapping):
+                scaled[m], steepness[m] = erfc_and_slope(scaled[m])
+            for m in range(overlapping):
                 c = overlap[m]
-                e = exponent[c]
-                value, derivative = _erfc(table, scaled[c])
-                f[c] -= value
+                e, derivative = exponent[c], steepness[m]
+                f[c] -= scaled[m]
                 slope[c] -= e * derivative
                 # d/dg of -erfc(g r)/r is -erfc'(g r), and dg/ds_i = -2 g³ s_i.
                 dwidth[c] = -2.0 * e * e * e * derivative
         for c in range(count):
             inverse = 1.0 / distance[c]
             value = f[c] * inverse
-            slope[c] = ((slope[c] - value) * inverse - edge_slope) * inverse
-            f[c] = value - edge - edge_slope * (distance[c] - origin)
+            slope[c] = sign * ((slope[c] - value) * inverse - edge_slope) * inverse
+            f[c] = sign * (value - edge - edge_slope * (distance[c] - origin))
         c = 0
         for g in range(segments):
             place = np.int64(rows[parts[g], 0])
@@ -310,7 +204,7 @@ def _chunk(
                 vectors.store(field, 4 * other, vectors.axpy(charge, pair, vectors.load(field, 4 * other, 4)))
                 mine = vectors.axpy(moved[other, 3], pair, mine)
                 if len(width) > 0:
-                    w = -charge * moved[other, 3] * dwidth[c]
+                    w = -sign * charge * moved[other, 3] * dwidth[c]
                     width[place] += w * s[place]
                     width[other] += w * s[other]
                 c += 1
@@ -468,9 +362,8 @@ class PairSum:
         self._more = np.empty((len(self._places), 3, 3))
         move = (self._x, self._q, self._h, pairs.order, pairs.base, self._moved, self._field)
         self._moving: list[Lane] = [[partial(_move, a, b, *move)] for a, b in self._places]
-        table, block = erfc_table(), np.arange(BLOCK, dtype=np.int32)
-        where = (self._moved, self._spread, self._axes, block)
-        given = (*where, pairs.rows, pairs.start, pairs.j, *self._terms, table)
+        where = (self._moved, self._spread, self._axes, np.arange(BLOCK, dtype=np.int32))
+        given = (*where, pairs.rows, pairs.start, pairs.j, *self._terms, 1.0)
         pieces = 1 if lanes == 1 else min(_PIECES, len(pairs.j) // (lanes * CHUNK))
         parts = _of_equal_length(pairs.start, lanes * pieces)
         self._pieces: list[list[Task]] = [
@@ -481,9 +374,8 @@ class PairSum:
             for c in range(lanes)
         ]
         if self.less is not None and len(self.less.j):
-            # Taken away by a table of the opposite sign: erfc(0) = 1 without splitting.
             less = _at_places_of(self.less, pairs)
-            bare = (*where, *less, *_BARE, -table)
+            bare = (*where, *less, *_BARE, -1.0)
             into = (self._field[0], self._cells[0], self._width[0])
             self._pieces[0] = [partial(_chunk, 0, len(less[0]), *bare, *into), *self._pieces[0]]
         self._tasks: dict[tuple[bool, bool], list[Lane]] = {}

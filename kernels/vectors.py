@@ -20,13 +20,14 @@ compiled: a number, or a constant of the module or of the function around.
     keep_index(array, k, source, l, mask)       does so with int32 numbers from place l of `source` on
     copy_index(array, k, source, l, n)          copies n int32 numbers
 
-Places k of arrays are counted over all axes; arrays must be contiguous, and no place is checked.
+Places k of arrays are counted over all axes; arrays must be contiguous, and no place is checked. `keep` and `keep_index`
+need room for n numbers: what stands behind those that they keep may be overwritten.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
@@ -51,6 +52,8 @@ __all__ = [
 _DOUBLE, _BIT, _INT32 = ir.DoubleType(), ir.IntType(1), ir.IntType(32)
 # Products and sums may be rounded once; nothing else is left to the compiler.
 _FUSE = ("contract",)
+# Processors without this feature would branch at every lane.
+_COMPRESSES = bool(binding.get_host_cpu_features().get("avx512vl"))
 _proxy: Any = cgutils.create_struct_proxy
 _declared: Any = cgutils.get_or_insert_function
 
@@ -106,6 +109,14 @@ def _multiply_add(builder: Any, u: Any, v: Any, w: Any) -> Any:
 
 
 def _compress(builder: Any, name: str, kind: Any, value: Any, place: Any, chosen: Any, n: int) -> None:
+    if not _COMPRESSES:
+        # Every lane is stored, and the next one overwrites those that are not kept.
+        for lane in range(n):
+            where = ir.Constant(_INT32, lane)
+            builder.store(builder.extract_element(value, where), place)
+            step = builder.zext(builder.extract_element(chosen, where), _INT32)
+            place = builder.gep(place, [step])
+        return
     function_type = ir.FunctionType(ir.VoidType(), [kind, place.type, ir.VectorType(_BIT, n)])
     function = _declared(builder.module, function_type, f"llvm.masked.compressstore.v{n}{name}")
     builder.call(function, [value, place, chosen])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from numba.core.dispatcher import Dispatcher
 
-from grahame.kernels import cpu_molecules, cpu_pairs
+from grahame.kernels import cpu_density, cpu_molecules
 
 ROOT = Path(__file__).parents[2]
 KERNELS = [
@@ -100,6 +100,6 @@ def test_functions_that_a_cached_kernel_calls_are_inlined(module: str) -> None:
 
 
 def test_the_check_of_inlining_sees_the_functions() -> None:
-    for function in (cpu_pairs.near_pairs, cpu_molecules._solve):
+    for function in (cpu_density._near, cpu_molecules._solve):
         assert isinstance(function, Dispatcher)
         assert function.targetoptions["forceinline"]
