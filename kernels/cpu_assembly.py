@@ -15,9 +15,10 @@ with widths, one thread).
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from grahame.kernels.compiling import FAST, kernel
 
 __all__ = ["POLAR", "SLAB", "UNIFORM", "assemble", "moments"]
 
@@ -25,11 +26,10 @@ Floats = NDArray[np.float64]
 Short = NDArray[np.int32]
 
 UNIFORM, SLAB, POLAR = 0, 1, 2
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 _ROOT = math.sqrt(math.pi)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(FAST)
 def moments(kind: int, x: Floats, s: Floats, q: Floats, normal: Floats, origin: float) -> Floats:
     """m (3,) of the charges q (n,) at x (n,3) Å with the widths s (n,) Å."""
     total, second, third = 0.0, 0.0, 0.0
@@ -48,7 +48,7 @@ def moments(kind: int, x: Floats, s: Floats, q: Floats, normal: Floats, origin: 
     return found
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
+@kernel(FAST)
 def assemble(
     atoms: Short,
     kind: int,

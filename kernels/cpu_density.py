@@ -22,12 +22,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import vectors
-from grahame.kernels.cpu_erfc import FAST
+from grahame.kernels.compiling import FAST, inlined, kernel
 from grahame.kernels.pair_rows import Rows
 from grahame.kernels.threads import chunks, run
 
@@ -144,7 +143,7 @@ def density_kernels(radial: int, l_max: int) -> DensityKernels:
     return DensityKernels(_density(radial, l_max), _pull(radial, l_max), _push(radial, l_max))
 
 
-@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
+@inlined(FAST)
 def _near(
     a: int,
     x: Floats,
@@ -174,7 +173,7 @@ def _near(
     return count
 
 
-@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
+@inlined(FAST)
 def _circle(t: float) -> tuple[float, float]:
     """sin(pi t) and cos(pi t) for 0 <= t <= 1."""
     y = math.pi * (t - 0.5)
@@ -185,7 +184,7 @@ def _circle(t: float) -> tuple[float, float]:
     return even, -odd * y
 
 
-@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
+@inlined(FAST)
 def _envelope(t: float) -> tuple[float, float]:
     """f(t) and its slope."""
     cube = t * t * t
@@ -193,7 +192,7 @@ def _envelope(t: float) -> tuple[float, float]:
     return value, cube * t * t * (-168.0 + t * (336.0 - 168.0 * t))
 
 
-@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
+@inlined(FAST)
 def _harmonics(x: float, y: float, z: float, l_max: int, out: Floats) -> None:
     """Y_lm of a unit vector."""
     out[0] = 1.0
@@ -212,7 +211,7 @@ def _harmonics(x: float, y: float, z: float, l_max: int, out: Floats) -> None:
         out[15] = a * x * (x * x - 3.0 * y * y)
 
 
-@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
+@inlined(FAST)
 def _harmonic_slopes(x: float, y: float, z: float, l_max: int, out: Floats) -> None:
     """Derivatives (3,L) of the polynomials in `_harmonics` by x, y and z; those that vanish are left at 0."""
     if l_max >= 1:
@@ -236,7 +235,7 @@ def _harmonic_slopes(x: float, y: float, z: float, l_max: int, out: Floats) -> N
         out[0, 15], out[1, 15] = 3.0 * a * (x * x - y * y), -6.0 * a * x * y
 
 
-@numba.njit(nogil=True, forceinline=True, fastmath=FAST, error_model="numpy")
+@inlined(FAST)
 def _steep(
     count: int,
     cutoff: float,
@@ -275,8 +274,8 @@ def _steep(
 def _density(radial: int, l_max: int) -> Callable[..., None]:
     size = (l_max + 1) ** 2
 
-    @numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-    def kernel(
+    @kernel(FAST)
+    def density(
         begin: int,
         end: int,
         x: Floats,
@@ -326,15 +325,14 @@ def _density(radial: int, l_max: int) -> Callable[..., None]:
                     for n in range(radial):
                         out[l, a, k * radial + n] = total[k, l, n]
 
-    compiled: Callable[..., None] = kernel
-    return compiled
+    return density
 
 
 def _pull(radial: int, l_max: int) -> Callable[..., None]:
     size = (l_max + 1) ** 2
 
-    @numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-    def kernel(
+    @kernel(FAST)
+    def pull(
         begin: int,
         end: int,
         x: Floats,
@@ -402,15 +400,14 @@ def _pull(radial: int, l_max: int) -> Callable[..., None]:
             gradient[a, 1] -= own_y
             gradient[a, 2] -= own_z
 
-    compiled: Callable[..., None] = kernel
-    return compiled
+    return pull
 
 
 def _push(radial: int, l_max: int) -> Callable[..., None]:
     size = (l_max + 1) ** 2
 
-    @numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-    def kernel(
+    @kernel(FAST)
+    def push(
         begin: int,
         end: int,
         x: Floats,
@@ -461,5 +458,4 @@ def _push(radial: int, l_max: int) -> Callable[..., None]:
                     for n in range(radial):
                         out[l, a, k * radial + n] = total[k, l, n]
 
-    compiled: Callable[..., None] = kernel
-    return compiled
+    return push

@@ -18,8 +18,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
-# Everything but the assumption that NaN and infinity never occur.
-FAST = {"contract", "reassoc", "nsz", "arcp"}
+from grahame.kernels.compiling import FAST
+
 _LARGEST = 26.0  # exp(-26²) = 3e-294
 _G = (
     1.4274786012893856, 0.9340533385968444, 0.449114041089164, 0.15415149989490762, 0.033687653212187516,
@@ -62,7 +62,7 @@ def _two_to_minus(typing: Any, n: Any) -> Any:
     return types.float64(types.float64), code
 
 
-@numba.njit(nogil=True, inline="always", fastmath=FAST, error_model="numpy")
+@numba.njit(nogil=True, inline="always", fastmath=set(FAST), error_model="numpy")
 def erfc_and_slope(t: float) -> tuple[float, float]:
     """erfc(t) and its slope, for t >= 0."""
     t = min(t, _LARGEST)

@@ -14,10 +14,10 @@ With 12,288 atoms on one thread pairs reach a ninth of the processor's reads at 
 from dataclasses import dataclass
 from functools import partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from grahame.kernels.compiling import kernel
 from grahame.kernels.pair_rows import stable_order
 from grahame.kernels.threads import chunks, run
 
@@ -145,7 +145,7 @@ def pair_sums(
     return float(row[0]), total, np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _pairs(
     x: Floats,
     offsets: Floats,

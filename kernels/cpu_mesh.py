@@ -22,12 +22,12 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import cpu_fft, cpu_memory
 from grahame.kernels import mesh as formulas
+from grahame.kernels.compiling import FAST, kernel
 from grahame.kernels.cpu_splines import SortedAtoms, spline_kernels
 from grahame.kernels.mesh import Mesh
 from grahame.kernels.threads import Lane, Steps, available, chunks, run, together
@@ -39,7 +39,6 @@ Short = NDArray[np.int32]
 
 _CHUNK = 2500  # atoms below which a second thread does not pay
 _POINTS = 100_000  # mesh points below which it does not
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 _NO_MESH: Floats = np.empty((0, 0, 0))
 
 
@@ -53,7 +52,7 @@ class MeshDerivatives:
     cell: Floats | None
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(FAST)
 def _weigh_lines(
     begin: int,
     end: int,
@@ -101,7 +100,7 @@ def _weigh_lines(
             energy[j] += 2.0 * line - first
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _fill_weights(
     begin: int,
     end: int,
@@ -130,7 +129,7 @@ def _fill_weights(
                     out[i, j, k] = factor * math.exp(-quarter * square) / square
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _repeat_rows(begin: int, end: int, mesh: Floats, length: int) -> None:
     """Rows are periodic: what lies beyond `length` repeats their beginning."""
     for i in range(begin, end):

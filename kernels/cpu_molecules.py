@@ -13,9 +13,10 @@ Source: H. C. Andersen, J. Comput. Phys. 52, 24 (1983); V. Kräutler, W. F. van 
 Chem. 22, 501 (2001), for the matrix form.
 """
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from grahame.kernels.compiling import inlined, kernel
 
 __all__ = ["angle_sum", "bond_sum", "rattle", "shake"]
 
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-@numba.njit(cache=True, error_model="numpy")
+@kernel()
 def bond_sum(d: Floats, bonds: Ints, k: Floats, r0: Floats, forces: Floats, strain: Floats) -> float:
     """Energy of bonds (b,2) with vectors d (b,3); adds to forces (n,3) and dE/d(strain) (3,3)."""
     energy = 0.0
@@ -39,7 +40,7 @@ def bond_sum(d: Floats, bonds: Ints, k: Floats, r0: Floats, forces: Floats, stra
     return energy
 
 
-@numba.njit(cache=True, error_model="numpy")
+@kernel()
 def angle_sum(
     u: Floats,
     v: Floats,
@@ -76,7 +77,7 @@ def angle_sum(
 
 
 # Inlined, as every function that a kernel calls: see `grahame.kernels.cpu_pairs.FAST`.
-@numba.njit(forceinline=True)
+@inlined()
 def _mass_matrix(inverse_mass: Floats, out: Floats) -> None:
     """M_kl of d_k += M_kl lambda_l d0_l for the distances centre-end, centre-end, end-end."""
     c, a, b = inverse_mass[0], inverse_mass[1], inverse_mass[2]
@@ -85,7 +86,7 @@ def _mass_matrix(inverse_mass: Floats, out: Floats) -> None:
     out[2, 0], out[2, 1], out[2, 2] = -a, b, a + b
 
 
-@numba.njit(forceinline=True, error_model="numpy")
+@inlined()
 def _solve(m: Floats, y: Floats, out: Floats) -> None:
     """Cramer's rule for a 3x3 system."""
     det = 0.0
@@ -101,7 +102,7 @@ def _solve(m: Floats, y: Floats, out: Floats) -> None:
         out[a] /= det
 
 
-@numba.njit(forceinline=True)
+@inlined()
 def _apply(x: Floats, t: Ints, weight: Floats, d: Floats, m: Floats) -> None:
     """x_first -= w d, x_second += w d for the three distances of molecule t with multipliers m."""
     for axis in range(3):
@@ -110,7 +111,7 @@ def _apply(x: Floats, t: Ints, weight: Floats, d: Floats, m: Floats) -> None:
         x[t[2], axis] += weight[2] * (m[1] * d[1, axis] + m[2] * d[2, axis])
 
 
-@numba.njit(cache=True, error_model="numpy")
+@kernel()
 def shake(
     x: Floats,
     triples: Ints,
@@ -160,7 +161,7 @@ def shake(
     return -1
 
 
-@numba.njit(cache=True, error_model="numpy")
+@kernel()
 def rattle(p: Floats, triples: Ints, d: Floats, masses: Floats) -> None:
     """Takes from momenta p (n,3), in place, what would change the distances d (w,3,3)."""
     inverse, mass, slope, speed = np.empty(3), np.empty((3, 3)), np.empty((3, 3)), np.empty(3)

@@ -15,11 +15,11 @@ eighth of what the processor does, sorting into bins by counting and writing at 
 import itertools
 from functools import partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import cpu_memory, vectors
+from grahame.kernels.compiling import FUSED, kernel
 from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.threads import Steps, chunks, together
 
@@ -186,7 +186,7 @@ def _complete(cell: Floats, repeats: NDArray[np.bool_]) -> Floats:
     return frame
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _count_bins(
     begin: int,
     end: int,
@@ -216,7 +216,7 @@ def _count_bins(
         count[bin_of] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def first_places(counts: Short) -> Ints:
     """Numbers of atoms (parts, bins) -> the first place of each; returns the first place of every bin (bins + 1,).
 
@@ -233,7 +233,7 @@ def first_places(counts: Short) -> Ints:
     return start
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _place(
     begin: int,
     end: int,
@@ -265,7 +265,7 @@ def _place(
             )
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract", "nsz"}, error_model="numpy")
+@kernel(FUSED | {"nsz"})
 def _search(
     first: int,
     last: int,
@@ -387,7 +387,7 @@ def _search(
     return rows, row, ends_of_rows, out, total, close, closest
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _longer(array: Short, more: int) -> Short:
     """The array with room for twice as many entries, or `more` of them if that is more."""
     out = np.empty(max(2 * len(array), len(array) + more), np.int32)

@@ -7,17 +7,17 @@ of what the processor does (`python -m examples.benchmarks limits`: 12,288 atoms
 import math
 from functools import partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from grahame.kernels.cpu_erfc import FAST, erfc_and_slope
+from grahame.kernels.compiling import FAST, kernel
+from grahame.kernels.cpu_erfc import erfc_and_slope
 from grahame.kernels.cpu_pairs import BLOCK, CHUNK, Floats, Short
 from grahame.kernels.pairs import shift_terms
 from grahame.kernels.threads import chunks, run
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@kernel(FAST)
 def _values(
     x: Floats,
     h: Floats,
@@ -67,7 +67,7 @@ def _values(
     return total
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST)
+@kernel(FAST)
 def _product(
     first: int,
     last: int,

@@ -14,12 +14,12 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import cpu_memory, vectors
-from grahame.kernels.cpu_erfc import FAST, erfc_and_slope
+from grahame.kernels.compiling import FAST, FUSED, kernel
+from grahame.kernels.cpu_erfc import erfc_and_slope
 from grahame.kernels.pair_rows import PairRows
 from grahame.kernels.pairs import shift_terms
 from grahame.kernels.threads import Lane, Steps, Task, available, chunks, together
@@ -38,10 +38,6 @@ _ATOMS = 3000  # atoms below which a second thread does not pay for moving them 
 _WIDTH = 8  # distances that are compared at once
 _NO_POTENTIAL, _NO_GRADIENT = np.empty(0), np.empty((0, 3))
 _BARE = (0.0, np.inf, 0.0, 0.0, 0.0)  # no splitting, no cut-off and no terms at it
-# A function that a cached kernel calls must be inlined (`forceinline`). Otherwise it exists twice: as a copy in the
-# kernel's own code, optimised there, and as code of its own, which the linker prefers in the process that compiled
-# it. A process that reads the kernel from numba's cache runs the copy, and sums that were reordered or products
-# that were fused differently in the two (the latter happens without fastmath too) round differently.
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class PairDerivatives:
     smearing: Floats | None
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@kernel(FUSED)
 def _move(
     begin: int,
     end: int,
@@ -77,7 +73,7 @@ def _move(
         out[k, 3] = q[a]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@kernel(FAST)
 def _chunk(
     first: int,
     last: int,
@@ -219,7 +215,7 @@ def _chunk(
             cell[d, e] += cell_here[d, e]
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
+@kernel(FUSED)
 def _collect(
     begin: int,
     end: int,
@@ -257,7 +253,7 @@ def _collect(
     energies[0] = 0.5 * energy
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _first_pairs(i: Short, j: Short, shifts: Short) -> tuple[Short, Ints]:
     """Rows and their first pairs of listed pairs: a new one wherever atom or shift change."""
     rows, start = np.empty((len(i), 4), np.int32), np.empty(len(i) + 1, np.int64)

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import vectors
+from grahame.kernels.compiling import FAST, kernel
 from grahame.kernels.cpu_neighbors import first_places
 from grahame.kernels.threads import Steps, chunks
 
@@ -34,7 +34,6 @@ Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
 
 _CHUNK = 5000  # atoms below which a second thread does not pay for sorting them
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class SortedAtoms:
             self.atoms[:] = self._of[self.atoms]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _count_rows(
     begin: int, end: int, order: int, x: Floats, inverse: Floats, mesh: Ints, row: Short, count: Short
 ) -> None:
@@ -164,7 +163,7 @@ def _count_rows(
         count[row[a]] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _place(begin: int, end: int, row: Short, free: Short, atoms: Short) -> None:
     """The atoms by place; `free` is the first place of every row. Limited by the latency of memory: they may lie anywhere."""
     following = free.copy()
@@ -174,8 +173,8 @@ def _place(begin: int, end: int, row: Short, free: Short, atoms: Short) -> None:
 
 
 def _spread(order: int) -> Callable[..., None]:
-    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-    def kernel(
+    @kernel(FAST)
+    def spread(
         begin: int,
         end: int,
         x: Floats,
@@ -251,13 +250,12 @@ def _spread(order: int) -> Callable[..., None]:
                         out[plane, l2, k % n3] += out[plane, l2, k]
                         out[plane, l2, k] = 0.0
 
-    compiled: Callable[..., None] = kernel
-    return compiled
+    return spread
 
 
 def _potential(order: int) -> Callable[..., None]:
-    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-    def kernel(
+    @kernel(FAST)
+    def potential(
         begin: int,
         end: int,
         x: Floats,
@@ -309,13 +307,12 @@ def _potential(order: int) -> Callable[..., None]:
                     l1 = 0
             potential[a] = vectors.dot(total, line)
 
-    compiled: Callable[..., None] = kernel
-    return compiled
+    return potential
 
 
 def _gradient(order: int) -> Callable[..., None]:
-    @numba.njit(cache=True, nogil=True, fastmath=_FAST)
-    def kernel(
+    @kernel(FAST)
+    def gradient(
         begin: int,
         end: int,
         x: Floats,
@@ -388,5 +385,4 @@ def _gradient(order: int) -> Callable[..., None]:
             for d in range(3):
                 gradient[a, d] = inverse[d, 0] * g1 + inverse[d, 1] * g2 + inverse[d, 2] * g3
 
-    compiled: Callable[..., None] = kernel
-    return compiled
+    return gradient

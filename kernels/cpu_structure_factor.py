@@ -16,17 +16,16 @@ a quarter to a third of the flops that the processor does, the tables move over 
 from dataclasses import dataclass
 from functools import partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from grahame.kernels.compiling import FAST, inlined, kernel
 from grahame.kernels.threads import chunks, run
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Waves = NDArray[np.complex128]
 
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 _BLOCK = 128  # atoms whose tables stay in the cache
 _SHARE = 20  # blocks below which a second thread does not pay for their tables
 
@@ -41,7 +40,7 @@ class WaveDerivatives:
     cell: Floats | None
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(FAST)
 def _powers(begin: int, end: int, re: Floats, im: Floats, size: Ints) -> None:
     """cos and sin of 2 pi m u_d of the blocks begin..end, m = 2..size[d], from those of m = 1."""
     for block in range(begin, end):
@@ -57,7 +56,7 @@ def _powers(begin: int, end: int, re: Floats, im: Floats, size: Ints) -> None:
 
 
 # Inlined, as every function that a kernel calls: see `cpu_pairs.FAST`.
-@numba.njit(nogil=True, forceinline=True, fastmath=_FAST)
+@inlined(FAST)
 def _plane(re: Floats, im: Floats, m1: int, m2: int, count: int, cr: Floats, ci: Floats) -> None:
     """exp(2 pi i (m1 u_1 + m2 u_2)) of the first atoms of a block."""
     s1 = 1.0 if m1 >= 0 else -1.0
@@ -68,7 +67,7 @@ def _plane(re: Floats, im: Floats, m1: int, m2: int, count: int, cr: Floats, ci:
         ci[a] = s2 * r1[a] * i2[a] + s1 * i1[a] * r2[a]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(FAST)
 def _sum_waves(begin: int, end: int, tables: tuple[Floats, Floats], q: Floats, m: Ints, out: Floats) -> None:
     """Structure factors (re, im) of the waves begin..end into out (k,2)."""
     cr, ci = np.empty(_BLOCK), np.empty(_BLOCK)
@@ -93,7 +92,7 @@ def _sum_waves(begin: int, end: int, tables: tuple[Floats, Floats], q: Floats, m
             out[k, 1] += si + sign * ti
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FAST)
+@kernel(FAST)
 def _sum_atoms(
     begin: int,
     end: int,

@@ -10,11 +10,11 @@ that torch's and ours want next.
 import math
 from functools import partial
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels import vectors
+from grahame.kernels.compiling import FUSED, kernel
 from grahame.kernels.threads import available, run
 
 __all__ = ["product"]
@@ -25,7 +25,7 @@ _SMALLEST = 1000  # rows of one thread: below, waking another takes longer
 _WIDTH = 8
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"contract"})
+@kernel(FUSED)
 def _add_rows(begin: int, end: int, upper: Floats, x: Floats, out: Floats) -> None:
     """Adds what the rows begin..end of the upper triangle give."""
     n = len(x)

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
 import vesin
 from numpy.typing import NDArray
 
+from grahame.kernels.compiling import kernel
 from grahame.kernels.cpu_neighbors import half_rows
 from grahame.kernels.pair_rows import PairRows, stable_order
 
@@ -142,7 +142,7 @@ def _repeating_rows(cell: Floats, periodic: tuple[bool, bool, bool]) -> Floats:
     return h
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _sorted(a: Ints, b: Ints, shifts: Ints, order: Ints) -> tuple[Ints, Ints, Ints]:
     """Pairs sorted by (i, j, S), from the order by (i, j)."""
     p = len(a)
@@ -303,7 +303,7 @@ def _squared_lengths(p: Pairs, x: Floats, cell: Floats) -> Floats:
     return lengths
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel()
 def _shortest(i: Ints, j: Ints, shifts: Ints, x: Floats, cell: Floats) -> tuple[int, float]:
     """Place and length in Å of the shortest pair, infinite if there is none."""
     place, shortest = -1, np.inf
@@ -319,7 +319,7 @@ def _shortest(i: Ints, j: Ints, shifts: Ints, x: Floats, cell: Floats) -> tuple[
     return place, math.sqrt(shortest)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def all_below(
     limit: float,
     pairs: NDArray[np.int64],
@@ -346,7 +346,7 @@ def all_below(
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _farthest_move(x: Floats, y: Floats) -> float:
     """Largest squared distance of two positions of one atom in Å², NaN if there is one; limited by memory."""
     farthest, total = 0.0, 0.0

@@ -9,9 +9,10 @@ atoms a quarter of the processor's reads at random places (`python -m examples.b
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from grahame.kernels.compiling import kernel
 
 __all__ = ["PairRows", "Rows", "full_rows", "stable_order"]
 
@@ -68,7 +69,7 @@ class PairRows:
         return self.order[first], self.order[second], shifts
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _near_triples(near: Short, order: Short, base: Short) -> tuple[Short, Short, Short]:
     """i, j and shifts, between the atoms as they are, of places and shifts (k,5) between moved ones."""
     i, j, shifts = (
@@ -84,7 +85,7 @@ def _near_triples(near: Short, order: Short, base: Short) -> tuple[Short, Short,
     return i, j, shifts
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _rows_with(marked: NDArray[np.bool_], rows: Short, start: Ints, j: Short) -> tuple[Short, Ints, Short]:
     """Rows, their first pairs and second places of the pairs with a marked place; rows without one are dropped.
 
@@ -130,7 +131,7 @@ def full_rows(atoms: int, i: Short, j: Short, shifts: Short) -> Rows:
     return Rows(start, other, moved)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _place_both(i: Short, j: Short, shifts: Short, start: Ints, other: Short, moved: Short) -> None:
     """Every pair into the rows of both atoms; limited by reading and writing at random places."""
     free = start.copy()
@@ -146,7 +147,7 @@ def _place_both(i: Short, j: Short, shifts: Short, start: Ints, other: Short, mo
         free[j[k]] += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def stable_order(keys: Short, order: Short, n: int) -> Short:
     """`order` sorted by keys in 0..n-1, equal keys left in their order (counting sort)."""
     start = np.zeros(n + 1, np.int64)
