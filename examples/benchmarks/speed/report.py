@@ -144,19 +144,21 @@ def hybrid(rows: dict[str, Row]) -> Table:
     """Steps with a learned model."""
     table = _table(
         "hybrid: forces of the model in the box at held potentials, ms, and of its local part alone",
-        "atoms", "threads", "compiled", "step", "local part", "electrostatics adds", "ns/day at 0.5 fs",
+        "atoms", "threads", "compiled", "step", "at measured errors of 1e-4", "local part", "electrostatics adds",
+        "ns/day at 0.5 fs",
     )  # fmt: skip
     for row in rows.values():
         if row["status"] != "measured":
-            table.add_row("-", str(row["threads"]), *["-"] * 4, row["status"])
+            table.add_row("-", str(row["threads"]), *["-"] * 5, row["status"])
             continue
         table.add_row(
             f"{row['atoms']:,}",
             str(row["threads"]),
             "yes" if row["compiled"] else "no",
             _spread(row["step_ms"]),
+            f"{_spread(row['equal_ms'])} with {row['equal']['accuracy']:.0e}",
             _spread(row["local_ms"]),
-            f"{100 * row['added']:.0f} %",
+            f"{100 * row['added_own']:.0f} %, {100 * row['added']:.0f} %",
             f"{row['ns_per_day']:.2f}",
         )
     return table
