@@ -1,7 +1,7 @@
 """The pair sum of one geometry as a sparse symmetric matrix, for solvers that apply it to many charges; parts of lists.
 
-Both its values and its product with charges are limited by reading at random places, at a quarter and a third
-of what the processor does (`python -m examples.benchmarks limits`: 12,288 atoms, one thread).
+Its values are limited by flops, at a tenth of what the processor does, its product with charges by reading at random places,
+at half (`python -m examples.benchmarks limits`: 12,288 atoms, one thread, AVX2).
 """
 
 import math
