@@ -26,8 +26,8 @@ def at(t: Array) -> tuple[Array, Array]:
 def test_value_and_slope_are_those_of_erfc() -> None:
     t = np.concatenate([np.linspace(0.0, 6.4, 20_011), np.geomspace(1e-300, 1e-3, 50)])
     value, slope = at(t)
-    np.testing.assert_allclose(value, erfc(t), rtol=1e-14, atol=0)
-    np.testing.assert_allclose(value, erfc(t), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(value, erfc(t), rtol=2e-14, atol=0)
+    np.testing.assert_allclose(value, erfc(t), rtol=0, atol=5e-16)
     np.testing.assert_allclose(slope, -2.0 / np.sqrt(np.pi) * np.exp(-(t**2)), rtol=1e-14, atol=0)
 
 
@@ -41,5 +41,5 @@ def test_beyond_it_is_nothing() -> None:
 
 def test_excluded_pairs_are_bare_to_the_last_digits() -> None:
     value, slope = at(np.zeros(1))
-    assert value[0] == pytest.approx(1.0, abs=3e-16)
+    assert value[0] == 1.0
     assert slope[0] == pytest.approx(-2.0 / np.sqrt(np.pi), rel=3e-16)

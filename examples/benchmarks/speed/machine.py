@@ -55,4 +55,8 @@ def commit() -> str:
 
 def moment() -> dict[str, Any]:
     """The day, and how busy the machine is besides."""
-    return {"day": time.strftime("%Y-%m-%d"), "load": round(os.getloadavg()[0], 2)}
+    return {
+        "day": time.strftime("%Y-%m-%d"),
+        "load": round(os.getloadavg()[0], 2),
+        "processor": machine()["processor"],
+    }
