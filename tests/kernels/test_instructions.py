@@ -26,12 +26,12 @@ KNOWN = {
         "cpu_pairs._chunk": 136.4,
     },
     "AVX2": {
-        "cpu_splines.spread": 988.0,
-        "cpu_splines.gradient": 1326.0,
-        "cpu_mesh._weigh_lines": 25.4,
+        "cpu_splines.spread": 997.0,
+        "cpu_splines.gradient": 1322.0,
+        "cpu_mesh._weigh_lines": 25.9,
         "cpu_structure_factor._sum_atoms": 8.4,
-        "cpu_neighbors._search": 15.5,
-        "cpu_pairs._chunk": 155.7,
+        "cpu_neighbors._search": 18.1,
+        "cpu_pairs._chunk": 122.6,
     },
 }
 
