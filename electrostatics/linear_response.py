@@ -236,6 +236,7 @@ class LinearSolver:
         return self._factor
 
     def _last(self, name: str) -> LinearProblem:
+        """The problem of the last solve, which `name` depends on."""
         if self._problem is None:
             raise RuntimeError(
                 f"{name} must be asked for after a solve: it depends on the geometry; call solve first"
@@ -424,7 +425,7 @@ class LinearSolver:
         return shown
 
     def difference_capacitance(self) -> Tensor:
-        """dQ_1/d(psi_1 - psi_0) of two groups at fixed ions, Q_0 + Q_1 held, in e/V; whatever both are held at."""
+        """dQ_1/d(psi_1 - psi_0) of two groups at fixed ions, Q_0 + Q_1 held, in e/V; both at potentials or both at charges."""
         problem = self._last("difference_capacitance")
         moved = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=problem.drive.device)
         if not any(problem.by_charge):

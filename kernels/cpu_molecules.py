@@ -76,7 +76,7 @@ def angle_sum(
     return energy
 
 
-# Inlined, as every function that a kernel calls: see `grahame.kernels.cpu_pairs.FAST`.
+# Inlined, as every function that a kernel calls: see `compiling`.
 @inlined()
 def _mass_matrix(inverse_mass: Floats, out: Floats) -> None:
     """M_kl of d_k += M_kl lambda_l d0_l for the distances centre-end, centre-end, end-end."""

@@ -55,7 +55,7 @@ def _powers(begin: int, end: int, re: Floats, im: Floats, size: Ints) -> None:
                     out_i[a] = r1[a] * i2[a] + i1[a] * r2[a]
 
 
-# Inlined, as every function that a kernel calls: see `cpu_pairs.FAST`.
+# Inlined, as every function that a kernel calls: see `compiling`.
 @inlined(FAST)
 def _plane(re: Floats, im: Floats, m1: int, m2: int, count: int, cr: Floats, ci: Floats) -> None:
     """exp(2 pi i (m1 u_1 + m2 u_2)) of the first atoms of a block."""

@@ -203,6 +203,7 @@ class _Run:
             try:
                 if not advance(block):
                     break
+                self.capacitance = None  # solved since
                 p.stage_step += 1
                 p.step += 1
                 self._check_finite()
@@ -283,7 +284,6 @@ class _Run:
         potentiostat.potential_difference = float(target[1] - target[0])
         voltage = float(potentials[1] - potentials[0])
         charge = potentiostat.move(float(charges[1]), voltage, self._capacitance(potentiostat), timestep)
-        self.capacitance = None
         calculator.set_electrode_charges([float(charges.sum()) - charge, charge])
 
     def _capacitance(self, potentiostat: ThermoPotentiostat) -> float:
