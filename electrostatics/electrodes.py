@@ -168,10 +168,9 @@ def what_is_held(
         charges: the same for held charges.
         device: of the result.
     """
-    own = tuple((e.potential, e.charge) for e in electrodes)
-    plain = all(type(v) in (float, int, type(None)) for two in own for v in two)
-    if potentials is None and charges is None and plain:
-        return _always_held(own, device)
+    plain = _plain(electrodes, potentials, charges)
+    if plain is not None:
+        return _always_held(plain, device)
     volts, coulombs, by_charge = [], [], []
     override_v = _override("potentials", potentials, len(electrodes))
     override_q = _override("electrode_charges", charges, len(electrodes))
@@ -189,6 +188,28 @@ def what_is_held(
         volts.append(zero if v is None else v)
         coulombs.append(zero if q is None else q)
     return Held(_stacked(volts, device), _stacked(coulombs, device), tuple(by_charge))
+
+
+def _plain(
+    electrodes: Sequence[Electrode], potentials: Any, charges: Any
+) -> tuple[tuple[float | None, float | None], ...] | None:
+    """Potential or charge of every electrode where all are numbers without a graph; None for what needs a closer look."""
+    own = [(e.potential, e.charge) for e in electrodes]
+    if not all(type(v) in (float, int, type(None)) for two in own for v in two):
+        return None
+    given: list[list[float | None]] = []
+    for values in (potentials, charges):
+        if values is None:
+            given.append([None] * len(own))
+        elif type(values) is np.ndarray and values.dtype == np.float64 and values.shape == (len(own),):
+            given.append([None if math.isnan(v) else v for v in values.tolist()])
+        else:
+            return None
+    if any(v is not None and (q is not None or math.isinf(v)) for v, q in zip(*given)):
+        return None
+    if any(q is not None and math.isinf(q) for q in given[1]):
+        return None
+    return tuple(old if v is None and q is None else (v, q) for old, v, q in zip(own, *given))
 
 
 @lru_cache(maxsize=16)

@@ -4,7 +4,7 @@ In real space solved atoms feel the pairs that they take part in, which are pick
 same.
 """
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -82,7 +82,7 @@ class SolvedPairs:
         excluded = None
         if system.excluded is not None:
             some = self._excluded.felt(system.excluded, place)
-            excluded = some if len(_firsts(some)) else None
+            excluded = some if _number(some) else None
         return self._pairs.felt(system.pairs, place), excluded
 
     def inner(self, system: System, solved: Tensor) -> tuple[Triple | None, Triple | None]:
@@ -122,9 +122,9 @@ class SolvedPairs:
         return self._place
 
 
-def _firsts(pairs: Triple) -> Sized:
-    """The first atoms of a list, or what tells as well whether there are any."""
-    return pairs.found.rows.j if isinstance(pairs, HalfList) else pairs[0]
+def _number(pairs: Triple) -> int:
+    """Of the pairs of a list."""
+    return pairs.found.rows.pairs if isinstance(pairs, HalfList) else len(pairs[0])
 
 
 class Evaluation:

@@ -297,13 +297,14 @@ class LinearSolver:
         """First answer: the extrapolated charges, corrected once."""
         guess, inner = self._guessed(problem)
         residual = problem.drive - inner
-        scale = self._size(problem, guess, residual, inner)
-        if self._history and self._unanswered(problem, residual) > _NO_HELP * scale:
+        missing = self._unanswered(problem, residual)
+        scale = self._size(problem, guess, residual, inner, missing)
+        if self._history and missing > _NO_HELP * scale:
             # The charges before answered another problem. Beside them the potentials of this one could look small.
             self._history, self._sized = [], 0
             guess, inner = self._guessed(problem)
             residual = problem.drive - inner
-            scale = self._size(problem, guess, residual, inner)
+            scale = self._size(problem, guess, residual, inner, self._unanswered(problem, residual))
         self._scale = scale
         strength = guess.new_zeros(()) if problem.follows else None
         # Asked for by a field that follows only.
@@ -330,17 +331,20 @@ class LinearSolver:
             left = left - float(left @ along) / squared * along if squared > 0.0 else left
         return float(left.norm())
 
-    def _size(self, problem: LinearProblem, guess: Tensor, residual: Tensor, inner: Tensor) -> float:
+    def _size(
+        self, problem: LinearProblem, guess: Tensor, residual: Tensor, inner: Tensor, missing: float
+    ) -> float:
         """What residuals are relative to, in V.
 
         The residual without solved charges is the natural scale of this right-hand side; where nothing but
         held charges drives (an empty capacitor), the potentials that these make are. Symmetry can make both
         vanish: rounding then knows the potentials themselves. Where the guess is good the right-hand side is nearly
         that of the solve before, and its size is found anew, by a product with the matrix, in every tenth solve only.
+        `missing` is what the guess leaves unanswered.
         """
         c = problem.constraints
         known = self._sized > 0 and len(self._history) == 3
-        if known and self._unanswered(problem, residual) < _LIKE_THE_LAST * self._scale:
+        if known and missing < _LIKE_THE_LAST * self._scale:
             self._sized -= 1
             return self._scale
         driving = residual + self._roughly(problem, guess)

@@ -188,12 +188,14 @@ class Problem:
         return uniform if self.field is None else uniform + self.field
 
     def stationarity(self, potential: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        """psi - (Aq+b) on the solved atoms, and (Aq+b) averaged over each group, V."""
+        """psi - (Aq+b) on the solved atoms, and (Aq+b) averaged over each group, V; none where no charge is held."""
         site = self.site
         inner = potential[site.solved]
         if not site.bare:
             inner = inner + site.electronegativity + site.hardness * q[site.solved]
-        means = inner.new_zeros(len(site.sizes)).index_add(0, site.group_of, inner) / site.sizes
+        means = inner.new_zeros(0)
+        if any(self.held.by_charge):
+            means = inner.new_zeros(len(site.sizes)).index_add(0, site.group_of, inner) / site.sizes
         return self.held.potentials[site.group_of] - inner, means
 
     def linear(self, frozen: System) -> LinearProblem:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from grahame.kernels import cpu_memory, vectors
 from grahame.kernels.compiling import FUSED, kernel
-from grahame.kernels.pair_rows import PairRows
+from grahame.kernels.pair_rows import PairRows, Piece
 from grahame.kernels.threads import Steps, chunks, together
 
 Floats = NDArray[np.float64]
@@ -128,44 +128,13 @@ def _steps(
 
     rooms = [memory[a:b] for a, b in itertools.pairwise([*begins, len(memory)])]
     yield [[partial(search, k, room)] for k, room in enumerate(rooms)]
-    if len(found) == 1:
-        row, rows_found, ends, second, pairs_found, close, near_found = found[0]
-        first = np.concatenate([np.zeros(1, np.int64), ends[:rows_found]])
-        rows = row[: 4 * rows_found].reshape(-1, 4).copy()
-        return PairRows(
-            order, base, rows, first, second[:pairs_found], close[: 5 * near_found].reshape(-1, 5).copy()
-        )
-    row_edges = [0, *itertools.accumulate(f[1] for f in found)]
-    pair_edges = [0, *itertools.accumulate(f[4] for f in found)]
-    rows = cpu_memory.empty((row_edges[-1], 4), np.int32)
-    first = cpu_memory.empty(row_edges[-1] + 1, np.int64)
-    j = cpu_memory.empty(pair_edges[-1], np.int32)
-    first[0] = 0
-    yield [
-        [partial(_join, f[0], f[1], f[2], f[3], f[4], row_edges[k], pair_edges[k], rows, first, j)]
-        for k, f in enumerate(found)
-    ]
-    near = np.concatenate([f[5][: 5 * f[6]] for f in found]).reshape(-1, 5)
-    return PairRows(order, base, rows, first, j, near)
-
-
-def _join(
-    row: Short,
-    rows_found: int,
-    ends: Ints,
-    second: Short,
-    pairs_found: int,
-    first_row: int,
-    first_pair: int,
-    rows: Short,
-    first: Ints,
-    j: Short,
-) -> None:
-    """What one piece found to its place among all; limited by memory."""
-    last = first_row + rows_found
-    rows[first_row:last] = row[: 4 * rows_found].reshape(-1, 4)
-    np.add(ends[:rows_found], first_pair, out=first[first_row + 1 : last + 1])
-    j[first_pair : first_pair + pairs_found] = second[:pairs_found]
+    # Left where they were found: to join them would pass all pairs through memory once more.
+    pieces = tuple(
+        Piece(row[: 4 * rows].reshape(-1, 4), begins_of[: rows + 1], second[:pairs])
+        for row, rows, begins_of, second, pairs, _, _ in found
+    )
+    near = np.concatenate([close[: 5 * touch] for *_, close, touch in found]).reshape(-1, 5)
+    return PairRows(order, base, pieces, near)
 
 
 def _bins_of_chunks(start: Ints, count: int) -> list[tuple[int, int]]:
@@ -285,14 +254,16 @@ def _search(
     """Pairs of all atoms in the bins first..last with what lies ahead of them.
 
     The second atoms are put into `out`, or into a longer array if it has no room for them.
-    Returns rows (of four), their number, their ends, the second atoms, their number, near pairs (of five), their number.
+    Returns rows (of four), their number, their first pairs and the end of the last, the second atoms, their number, near
+    pairs (of five), their number.
 
     Everything around a bin, at most `around` atoms, is copied side by side once, image by image, then compared with
     each of its atoms. Limited by these comparisons: about four distances for each pair that is kept.
     """
     # In one dimension, and returned whole with the numbers of entries: less to compile.
     rows = np.empty(8 * (start[last] - start[first]) + 256, np.int32)
-    ends_of_rows = np.empty(2 * (start[last] - start[first]) + 64, np.int64)
+    starts = np.empty(2 * (start[last] - start[first]) + 64, np.int64)
+    starts[0] = 0
     close = np.empty(80, np.int32)
     total, row, closest = 0, 0, 0
     n1, n2, n3 = size[0], size[1], size[2]
@@ -349,11 +320,11 @@ def _search(
             close = _longer(close, 5 * atoms * count)
         if 4 * (row + atoms * found) > len(rows):
             rows = _longer(rows, 4 * atoms * found)
-        if row + atoms * found > len(ends_of_rows):
-            more = np.empty(2 * len(ends_of_rows) + atoms * found, np.int64)
-            for k in range(row):
-                more[k] = ends_of_rows[k]
-            ends_of_rows = more
+        if row + atoms * found >= len(starts):
+            more = np.empty(2 * len(starts) + atoms * found, np.int64)
+            for k in range(row + 1):
+                more[k] = starts[k]
+            starts = more
         for p in range(own, start[flat + 1]):
             px, py, pz = vectors.fill(wx[p], _WIDTH), vectors.fill(wy[p], _WIDTH), vectors.fill(wz[p], _WIDTH)
             for g in range(found):
@@ -380,11 +351,12 @@ def _search(
                                     close[5 * closest + 2 + d] = image[g, d]
                                 closest += 1
                 if total > before:
-                    rows[4 * row], ends_of_rows[row] = p, total
+                    rows[4 * row] = p
                     for d in range(3):
                         rows[4 * row + 1 + d] = image[g, d]
                     row += 1
-    return rows, row, ends_of_rows, out, total, close, closest
+                    starts[row] = total
+    return rows, row, starts, out, total, close, closest
 
 
 @kernel()

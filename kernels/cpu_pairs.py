@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from grahame.kernels import cpu_memory, vectors
 from grahame.kernels.compiling import FAST, FUSED, kernel
 from grahame.kernels.cpu_erfc import erfc_and_slope
-from grahame.kernels.pair_rows import PairRows
+from grahame.kernels.pair_rows import PairRows, Piece
 from grahame.kernels.pairs import shift_terms
 from grahame.kernels.threads import Lane, Steps, Task, available, chunks, together
 
@@ -274,7 +274,8 @@ def as_rows(atoms: int, i: Short, j: Short, shifts: Short) -> PairRows:
     """Pairs given by their atoms in the short form: every atom in its own place."""
     rows, start = _first_pairs(i, j, shifts)
     none = np.zeros((0, 5), np.int32)
-    return PairRows(np.arange(atoms, dtype=np.int32), np.zeros((atoms, 3), np.int32), rows, start, j, none)
+    every, unmoved = np.arange(atoms, dtype=np.int32), np.zeros((atoms, 3), np.int32)
+    return PairRows(every, unmoved, (Piece(rows, start, j),), none)
 
 
 class PairSum:
@@ -316,7 +317,7 @@ class PairSum:
 
     def __call__(self, forces: bool, potential: bool) -> PairDerivatives:
         """Energy and derivatives, in arrays that the next call overwrites; those by the cell come with the forces."""
-        found: PairDerivatives = together(self.steps(forces, potential), small=len(self.pairs.j) < 2 * CHUNK)[
+        found: PairDerivatives = together(self.steps(forces, potential), small=self.pairs.pairs < 2 * CHUNK)[
             0
         ]
         return found
@@ -347,7 +348,7 @@ class PairSum:
         """Arrays and tasks for as many threads as there are."""
         pairs, n = self.pairs, len(self._x)
         self._threads = available()
-        lanes = len(chunks(len(pairs.j), CHUNK))
+        lanes = len(chunks(pairs.pairs, CHUNK))
         self._moved, self._field = cpu_memory.empty((n, 4)), cpu_memory.empty((lanes, n, 4))
         self._cells = np.empty((lanes, 3, 3))
         self._width = np.empty((lanes, n if self._widths and self._gaussian else 0))
@@ -358,21 +359,16 @@ class PairSum:
         move = (self._x, self._q, self._h, pairs.order, pairs.base, self._moved, self._field)
         self._moving: list[Lane] = [[partial(_move, a, b, *move)] for a, b in self._places]
         where = (self._moved, self._spread, self._axes, np.arange(BLOCK, dtype=np.int32))
-        given = (*where, pairs.rows, pairs.start, pairs.j, *self._terms, 1.0)
-        pieces = 1 if lanes == 1 else min(_PIECES, len(pairs.j) // (lanes * CHUNK))
-        parts = _of_equal_length(pairs.start, lanes * pieces)
+        least = 1 if lanes == 1 else lanes * min(_PIECES, pairs.pairs // (lanes * CHUNK))
+        own = list(zip(self._field, self._cells, self._width))
         self._pieces: list[list[Task]] = [
-            [
-                partial(_chunk, a, b, *given, self._field[c], self._cells[c], self._width[c])
-                for a, b in parts[c * pieces : (c + 1) * pieces]
-            ]
-            for c in range(lanes)
+            [partial(_chunk, a, b, *where, *piece, *self._terms, 1.0, *own[c]) for piece, a, b in lane]
+            for c, lane in enumerate(_shared(pairs.pieces, lanes, least))
         ]
-        if self.less is not None and len(self.less.j):
+        if self.less is not None and self.less.pairs:
             less = _at_places_of(self.less, pairs)
             bare = (*where, *less, *_BARE, -1.0)
-            into = (self._field[0], self._cells[0], self._width[0])
-            self._pieces[0] = [partial(_chunk, 0, len(less[0]), *bare, *into), *self._pieces[0]]
+            self._pieces[0] = [partial(_chunk, 0, len(less.rows), *bare, *own[0]), *self._pieces[0]]
         self._tasks: dict[tuple[bool, bool], list[Lane]] = {}
 
     def _collecting(self, forces: bool, potential: bool) -> list[Lane]:
@@ -391,17 +387,29 @@ class PairSum:
         return self._tasks[key]
 
 
-def _at_places_of(listed: PairRows, other: PairRows) -> tuple[Short, Ints, Short]:
+def _at_places_of(listed: PairRows, other: PairRows) -> Piece:
     """Rows, first pairs and second places of a list, between the places and moved atoms of another list of the same atoms."""
     place = np.empty_like(other.order)
     place[other.order] = np.arange(len(place), dtype=np.int32)
     i, j, shifts = listed.triples()
     first, second = place[i], place[j]
     rows, start = _first_pairs(first, second, shifts + other.base[second] - other.base[first])
-    return rows, start, second
+    return Piece(rows, start, second)
 
 
-def _of_equal_length(start: Ints, count: int) -> list[tuple[int, int]]:
-    """Ranges of rows with about equally many pairs."""
-    edges = np.searchsorted(start[:-1], start[-1] * np.arange(count) // count)
-    return list(itertools.pairwise([*edges.tolist(), len(start) - 1]))
+def _shared(pieces: tuple[Piece, ...], lanes: int, least: int) -> list[list[tuple[Piece, int, int]]]:
+    """For every lane pieces and ranges of their rows, with equally many pairs in each lane; in all about `least` parts."""
+    shares: list[list[tuple[Piece, int, int]]] = [[] for _ in range(lanes)]
+    total, before = sum(len(piece.j) for piece in pieces), 0
+    for piece in pieces:
+        pairs = len(piece.j)
+        count = max(1, round(least * pairs / max(total, 1)))
+        # Cut where the pairs of a lane end, too; rounded up, so that what begins there belongs to the next one.
+        ends = (-(-total * c // lanes) - before for c in range(1, lanes))
+        cuts = sorted({-(-pairs * k // count) for k in range(count)} | {c for c in ends if 0 < c < pairs})
+        edges = [*np.searchsorted(piece.start[:-1], cuts).tolist(), len(piece.rows)]
+        for cut, (a, b) in zip(cuts, itertools.pairwise(edges)):
+            if b > a:
+                shares[(before + cut) * lanes // total].append((piece, a, b))
+        before += pairs
+    return shares

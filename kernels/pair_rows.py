@@ -7,17 +7,33 @@ With 12,288 atoms on one thread choosing the pairs of marked atoms and sorting b
 atoms a quarter of the processor's reads at random places (`python -m examples.benchmarks limits`).
 """
 
+import itertools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from grahame.kernels.compiling import kernel
 
-__all__ = ["PairRows", "Rows", "full_rows", "stable_order"]
+__all__ = ["PairRows", "Piece", "Rows", "full_rows", "stable_order"]
 
 Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
+
+
+class Piece(NamedTuple):
+    """Some rows of a list, with the pairs in them.
+
+    Attributes:
+        rows: (m,4) place of the first atom and lattice shift of the second ones; rows of one place stand together.
+        start: (m+1,) first pair of every row, in int64.
+        j: (p,) place of the second atom of every pair.
+    """
+
+    rows: Short
+    start: Ints
+    j: Short
 
 
 @dataclass(frozen=True)
@@ -30,25 +46,37 @@ class PairRows:
     Attributes:
         order: (n,) the atom of every place, in int32 as all but `start`.
         base: (n,3) lattice vectors taken from the atom of every place.
-        rows: (m,4) place of the first atom and lattice shift of the second ones; rows of one place stand together.
-        start: (m+1,) first pair of every row, in int64.
-        j: (p,) place of the second atom of every pair.
+        pieces: the rows, in the pieces that threads found them in; one after the other they do not depend on the number.
         near: (k,5) place of the first atom, place and shift of the second, of pairs below the smaller cut-off.
     """
 
     order: Short
     base: Short
-    rows: Short
-    start: Ints
-    j: Short
+    pieces: tuple[Piece, ...]
     near: Short
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs."""
+        return sum(len(piece.j) for piece in self.pieces)
+
+    def joined(self) -> Piece:
+        """All rows as one piece; copies where there are several."""
+        if len(self.pieces) == 1:
+            return self.pieces[0]
+        before = itertools.accumulate((len(piece.j) for piece in self.pieces), initial=0)
+        starts = [piece.start[:-1] + k for piece, k in zip(self.pieces, before)]
+        return Piece(
+            np.concatenate([piece.rows for piece in self.pieces]),
+            np.concatenate([*starts, [self.pairs]]),
+            np.concatenate([piece.j for piece in self.pieces]),
+        )
 
     def triples(self) -> tuple[Short, Short, Short]:
         """i (p,), j (p,) and shifts (p,3) of all pairs, between the atoms as they are."""
-        counts = np.diff(self.start)
-        return self._unsorted(
-            np.repeat(self.rows[:, 0], counts), self.j, np.repeat(self.rows[:, 1:], counts, axis=0)
-        )
+        rows, start, j = self.joined()
+        counts = np.diff(start)
+        return self._unsorted(np.repeat(rows[:, 0], counts), j, np.repeat(rows[:, 1:], counts, axis=0))
 
     def near_triples(self) -> tuple[Short, Short, Short]:
         """The same of the pairs in `near`."""
@@ -60,8 +88,11 @@ class PairRows:
         Args:
             marked: (n,) by atom.
         """
-        some = _rows_with(marked[self.order], self.rows, self.start, self.j)
-        return PairRows(self.order, self.base, *some, np.zeros((0, 5), np.int32))
+        places, none = marked[self.order], np.zeros((0, 5), np.int32)
+        some = tuple(Piece(*_rows_with(places, *piece)) for piece in self.pieces)
+        # They are few now: one piece is less to look after.
+        one = PairRows(self.order, self.base, some, none).joined()
+        return PairRows(self.order, self.base, (one,), none)
 
     def _unsorted(self, first: Short, second: Short, shifts: Short) -> tuple[Short, Short, Short]:
         shifts += self.base[first]

@@ -104,4 +104,4 @@ def test_rows_with_marked_atoms_are_those_pairs_of_the_list() -> None:
     for found, whole in zip(rows.with_atoms(marked).triples(), (i, j, shifts)):
         np.testing.assert_array_equal(found, whole[expected])
     none = rows.with_atoms(np.zeros(60, dtype=bool))
-    assert len(none.rows) == len(none.j) == 0
+    assert len(none.joined().rows) == none.pairs == 0

@@ -51,7 +51,7 @@ def cluster(side: int) -> tuple[dict[str, calls.Call], dict[str, int]]:
         PairSum(x, q, box.cell, points, rows, 0.5, CUTOFF, True)(True, True)
         return rows
 
-    listed = len(pairs().j)
+    listed = pairs().pairs
     return calls.recorded(pairs), {"cpu_neighbors._search": listed, "cpu_pairs._chunk": listed}
 
 

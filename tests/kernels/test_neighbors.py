@@ -8,6 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grahame.kernels import cpu_pairs
+from grahame.kernels.cpu_neighbors import half_rows
 from grahame.kernels.neighbors import NeighborList, Pairs, neighbor_pairs
 from tests.kernels import brute
 
@@ -113,6 +115,30 @@ def test_the_order_of_pairs_does_not_depend_on_threads(half: bool) -> None:
         torch.set_num_threads(before)
     for name in ("i", "j", "shifts"):
         np.testing.assert_array_equal(getattr(found[0], name), getattr(found[1], name))
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 7])
+@pytest.mark.parametrize("least", [1, 20])
+def test_lists_in_pieces_are_shared_equally(lanes: int, least: int) -> None:
+    """Every pair once, in the order of the list, and in every lane as many, but for the rows at its ends."""
+    cell = np.diag([9.0, 9.0, 60.0])
+    x = gas(5000, cell)
+    x[:, 2] = 60.0 * (x[:, 2] / 60.0 % 1.0) ** 2  # denser at one side
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        rows = half_rows(x, cell, ALL, 3.0)
+    finally:
+        torch.set_num_threads(before)
+    assert len(rows.pieces) > 2
+    shares = cpu_pairs._shared(rows.pieces, lanes, least)
+    lengths = [sum(int(piece.start[b] - piece.start[a]) for piece, a, b in share) for share in shares]
+    longest = max(int(np.diff(piece.start).max()) for piece in rows.pieces)
+    assert sum(lengths) == rows.pairs
+    assert max(lengths) - min(lengths) <= 2 * longest
+    assert sum(map(len, shares)) >= least
+    taken = [piece.j[piece.start[a] : piece.start[b]] for share in shares for piece, a, b in share]
+    np.testing.assert_array_equal(np.concatenate(taken), rows.joined().j)
 
 
 def test_lists_grow_where_atoms_crowd_together() -> None:

@@ -414,10 +414,10 @@ def sizes_of(box: Box, sums: Sums) -> Sizes:
     around = 2 * math.ceil(reach * slices / edge + 1e-6) + 1
     return Sizes(
         n=n,
-        listed=len(rows.j),
-        rows=len(rows.rows),
+        listed=rows.pairs,
+        rows=sum(len(piece.rows) for piece in rows.pieces),
         near=len(near.i),
-        chosen=len(rows.with_atoms(calls.marked(n)).j),
+        chosen=rows.with_atoms(calls.marked(n)).pairs,
         compared=n * 0.5 * around**3 * n / slices**3,
         bins=slices**3,
         p=sums.order,
