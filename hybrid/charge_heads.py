@@ -36,7 +36,7 @@ def head_charges(
     head: nn.Module | None,
     scalars: Tensor,
     graph: Graph,
-    r: Tensor,
+    r: Tensor | None,
     formal_of: Tensor,
     conditions: tuple[Conditions, ...] | None,
     solved: bool,
@@ -45,7 +45,7 @@ def head_charges(
 
     Args:
         head: transfers, projected charges, or None.
-        scalars: (n,F) features; graph: of the atoms; r: (p,) Å, distances of its pairs.
+        scalars: (n,F) features; graph: of the atoms; r: (p,) Å, distances of its pairs; None takes them from the graph.
         formal_of: (species,) e; conditions: per frame, None where charges need none.
         solved: whether a solver sets the charges of all atoms.
     Raises:
@@ -54,7 +54,10 @@ def head_charges(
     gained = formal = given = None
     shared: tuple[bool, ...] = (True,) * graph.frames if solved else ()
     if isinstance(head, TransferCharges):
-        gained = head(scalars, graph.species, graph.pairs, graph.solved, r)
+        if r is None:
+            gained = head.of_graph(scalars, graph)
+        else:
+            gained = head(scalars, graph.species, graph.pairs, graph.solved, r)
         formal = formal_charges(formal_of, graph, conditions) * ~graph.solved
         charges = charges_of_transfers(formal, gained, graph) * ~graph.solved
         given = given_by_solved(gained, graph) if head.across else None

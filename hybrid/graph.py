@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grahame.kernels.neighbors import Pairs, neighbor_pairs
+from grahame.kernels.neighbors import Pairs, close_pairs, neighbor_pairs
+from grahame.kernels.operators import array, compiled
 from grahame.kernels.pair_rows import Rows, full_rows
 
 Floats = NDArray[np.float64]
@@ -122,15 +123,27 @@ class Graph:
         away = torch.nn.functional.pad(t.beyond[..., None], (0, 2))
         return ends - x[:, None, :] + shifts + away
 
-    def pair_vectors(self) -> Tensor:
-        """(p,3) from the first to the second atom of each pair, Å."""
-        x = self.positions
-        first, second = self.pairs.unbind(1)
+    def pair_vectors(self, some: Tensor | None = None) -> Tensor:
+        """(p,3) from the first to the second atom of each pair, Å; or (m,3) of some, given by (m,) places."""
+        x, pairs, images = self.positions, self.pairs, self.pair_images
+        if some is not None:
+            pairs, images = pairs.index_select(0, some), images.index_select(0, some)
+        first, second = pairs.unbind(1)
         if self.frames == 1:
-            shifts = self.pair_images @ self.cells[0]
+            shifts = images @ self.cells[0]
         else:
-            shifts = (self.pair_images[:, None, :] @ self.cells[self.frame[first]])[:, 0]
+            shifts = (images[:, None, :] @ self.cells[self.frame[first]])[:, 0]
         return x.index_select(0, second) - x.index_select(0, first) + shifts
+
+    def close_pairs(self, reach: float) -> Tensor:
+        """(m,) places of the pairs closer than `reach`, Å, rising."""
+        x, cells = self.positions.detach(), self.cells.detach()
+        if not compiled(x, cells):
+            with torch.no_grad():
+                r: Tensor = torch.linalg.vector_norm(self.pair_vectors(), dim=-1)
+                return (r < reach).nonzero()[:, 0]
+        lists = (self.frame.numpy(), self.pairs.numpy(), self.pair_images.numpy())
+        return torch.from_numpy(close_pairs(array(x), array(cells), *lists, reach))
 
     def per_frame(self, values: Tensor) -> Tensor:
         """(B,...) sums of (n,...) values over the atoms of each frame."""

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from grahame.hybrid.compiled_transfers import compiled_transfers, serves
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.shortrange import radial
 from grahame.hybrid.shortrange.equivariant import Features
@@ -63,7 +64,35 @@ class TransferCharges(nn.Module):
             scalars: (n,F); species: (n,).
             pairs: (p,2) atoms; solved: (n,) True for atoms whose charge a solver sets; r: (p,) Å.
         """
-        both = self.element(species) + self.environment(scalars)
+        return self._plain(self._said(scalars, species), species, pairs, solved, r)
+
+    def of_graph(self, scalars: Tensor, graph: Graph) -> Tensor:
+        """The same for the pairs of a graph; compiled kernels take the sums where the weights are not learned."""
+        both, silent = self._said(scalars, graph.species), graph.solved
+        if self.across:
+            silent = torch.zeros_like(silent)
+
+        def formula(x: Tensor, cells: Tensor, both: Tensor) -> Tensor:
+            moved = replace(graph, positions=x, cells=cells)
+            r = torch.linalg.vector_norm(moved.pair_vectors(), dim=-1)
+            return self._plain(both, graph.species, graph.pairs, silent, r)
+
+        if not serves(graph, self.pairs, self.radial.weight):
+            return formula(graph.positions, graph.cells, both)
+        return compiled_transfers(
+            graph, silent, both, self.cutoff, self._exchanged(), self.radial.weight.T, formula
+        )
+
+    def _said(self, scalars: Tensor, species: Tensor) -> Tensor:
+        """u and v of every atom side by side, (n, 2 rank)."""
+        both: Tensor = self.element(species) + self.environment(scalars)
+        return both
+
+    def _exchanged(self) -> Tensor:
+        """(species², count) what two elements exchange anywhere."""
+        return (self.pairs - self.pairs.transpose(0, 1)).reshape(-1, self.count)
+
+    def _plain(self, both: Tensor, species: Tensor, pairs: Tensor, solved: Tensor, r: Tensor) -> Tensor:
         # A list that is kept holds pairs beyond the cut-off as well; solved atoms are often many, and exchange nothing.
         exchanging = r.detach() < self.cutoff
         if not self.across:
@@ -72,10 +101,9 @@ class TransferCharges(nn.Module):
         i, j = pairs.index_select(0, some).unbind(1)
         basis = radial.bessel(r.index_select(0, some).to(both.dtype), self.cutoff, self.count)
         kinds = species.index_select(0, i) * len(self.pairs) + species.index_select(0, j)
-        exchanged = (self.pairs - self.pairs.transpose(0, 1)).reshape(-1, self.count)
-        (u_i, v_i), (u_j, v_j) = (both.index_select(0, k).split(self.rank, dim=1) for k in (i, j))
+        (u_i, v_i), (u_j, v_j) = (both.index_select(0, k).chunk(2, dim=1) for k in (i, j))
         varied = self.radial(basis) * (u_i * v_j - v_i * u_j)
-        plain = exchanged.index_select(0, kinds) * basis
+        plain = self._exchanged().index_select(0, kinds) * basis
         gained = plain.sum(1).to(torch.float64) + varied.sum(1).to(torch.float64)
         return torch.zeros_like(r).index_add(0, some, gained)
 

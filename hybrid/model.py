@@ -287,10 +287,11 @@ class HybridModel(nn.Module):
         level = levels[graph.frame]
         atomic = (self.readout(found.scalars) + self.shift(graph.species)).gather(1, level[:, None])[:, 0]
         per_atom = self.spec.scale * atomic.to(torch.float64) + self.references[graph.species, level]
-        ends = graph.pair_vectors() if pair_vectors is None else pair_vectors
-        r = torch.linalg.vector_norm(ends, dim=-1)
+        r = None if pair_vectors is None else torch.linalg.vector_norm(pair_vectors, dim=-1)
         if self.repulsion is not None:
-            per_atom = per_atom + self.repulsion(r, graph.pairs, graph.species)
+            close = graph.close_pairs(self.repulsion.reach)
+            near = torch.linalg.vector_norm(graph.pair_vectors(close), dim=-1)
+            per_atom = per_atom + self.repulsion(near, graph.pairs.index_select(0, close), graph.species)
         said = head_charges(
             self.charge_head,
             seen.scalars,

@@ -358,10 +358,7 @@ def densities(
     i, j, shifts = image_pairs(positions, cell, (True, True, True), cutoff)
     v = positions[j] + shifts.to(positions) @ cell - positions[i]
     r = torch.linalg.vector_norm(v, dim=1)
-    t = r / cutoff
-    n = torch.arange(1, radial + 1).to(t)
-    waves = math.sqrt(2.0 / cutoff) * torch.sin(n * math.pi * t[:, None]) / r[:, None]
-    basis = waves * (1.0 - 28.0 * t**6 + 48.0 * t**7 - 21.0 * t**8)[:, None]
+    basis = radial_functions(r, cutoff, radial)
     x, y, z = (v / r[:, None]).unbind(1)
     parts: list[Tensor] = []
     for l in range(l_max + 1):
@@ -383,6 +380,42 @@ def densities(
     split = sums.reshape(len(positions), kinds, len(parts), radial)
     out: Tensor = split.permute(2, 0, 1, 3).reshape(len(parts), len(positions), kinds * radial)
     return out
+
+
+def radial_functions(r: Tensor, cutoff: float, count: int) -> Tensor:
+    """B_n (p,count) of distances (p,) below the cut-off; the formula stands in `densities`."""
+    t = r / cutoff
+    n = torch.arange(1, count + 1).to(t)
+    waves = math.sqrt(2.0 / cutoff) * torch.sin(n * math.pi * t[:, None]) / r[:, None]
+    found: Tensor = waves * (1.0 - 28.0 * t**6 + 48.0 * t**7 - 21.0 * t**8)[:, None]
+    return found
+
+
+def transfers(
+    positions: Tensor,
+    cell: Tensor,
+    both: Tensor,
+    i: Tensor,
+    j: Tensor,
+    shifts: Tensor,
+    species: Tensor,
+    solved: Tensor,
+    cutoff: float,
+    plain: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """p (p,) of pairs, 0 beyond the cut-off and with solved atoms; u and v (n,d) stand side by side in `both`.
+
+    p_ij = sum over n of B_n(r) [D_ab,n + sum over d of W_nd (u_d(i) v_d(j) - v_d(i) u_d(j))],  plain (kinds²,N) D, weights (N,d) W.
+    """
+    r = torch.linalg.vector_norm(positions[j] + shifts.to(positions) @ cell - positions[i], dim=1)
+    u, v = both.chunk(2, dim=1)
+    turned = u[i] * v[j] - v[i] * u[j]
+    kinds = round(math.sqrt(len(plain)))
+    amounts = plain[species[i] * kinds + species[j]] + turned @ weights.T
+    gained = (radial_functions(r, cutoff, len(weights)) * amounts).sum(1)
+    exchanged: Tensor = gained * ((r < cutoff) & ~solved[i] & ~solved[j])
+    return exchanged
 
 
 def lennard_jones(

@@ -67,6 +67,11 @@ def kernels_only(active: bool = True) -> Iterator[None]:
         _kept.reset(token)
 
 
+def torch_is_alone() -> bool:
+    """Whether torch is kept on the calling thread, so that the others are free for whoever divides its work himself."""
+    return _kept.get() is not None
+
+
 @lru_cache(maxsize=1)
 def _pause() -> Callable[[int], int] | None:
     """OpenMP's `omp_pause_resource_all` of torch's own GNU runtime; None where it has another."""

@@ -29,6 +29,8 @@ from grahame.hybrid.heads import LocalOutput
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.shortrange.base import ChargeSites, FloatArray, IntArray, Response, ShortRangeResult
 from grahame.kernels.neighbors import NeighborList, Pairs
+from grahame.kernels.operators import chosen
+from grahame.kernels.threads import kernels_only
 
 _SKIN = 0.5
 _COMPILED_WIDTHS = 16
@@ -128,12 +130,19 @@ class LearnedShortRange:
             ValueError: for no atoms, unknown elements, values per atom of another number of atoms, and atoms at one place.
         """
         try:
-            return self._evaluate(positions, numbers, cell, pbc, stress)
+            with kernels_only(self._divides):
+                return self._evaluate(positions, numbers, cell, pbc, stress)
         except RuntimeError as error:
             if not (self._compiled and _of_translation(error)):
                 raise
             self._run_uncompiled(error)
         return self._evaluate(positions, numbers, cell, pbc, stress)
+
+    @property
+    def _divides(self) -> bool:
+        """Whether threads take parts of the atoms: of one layer, whose densities the compiled kernels make."""
+        plain = not self._compiled and chosen() in ("auto", "numba")
+        return plain and self.model.spec.architecture.layers == 1
 
     def _run_uncompiled(self, error: Exception) -> None:
         """Say why the network is not translated, and let it run as it is written."""
@@ -164,14 +173,13 @@ class LearnedShortRange:
             strain = torch.zeros((1, 3, 3), dtype=torch.float64, requires_grad=True) if stress else None
             if strain is not None:
                 graph = graph.strained(strain)
-            ends = graph.pair_vectors()
-            out = self.model.local(graph, self.level, self._conditions, ends)
+            out = self.model.local(graph, self.level, self._conditions)
             energy = out.energy.sum()
             if self.model.spec.switch is not None:
-                r = torch.linalg.vector_norm(ends, dim=-1)
+                r = torch.linalg.vector_norm(graph.pair_vectors(), dim=-1)
                 energy = energy - removed_pairs(graph, out, r, *self.model.spec.switch).sum()
         if not (torch.isfinite(energy) and bool(torch.isfinite(out.charges).all())):
-            _refuse_one_place(graph, ends, numbers)
+            _refuse_one_place(graph, numbers)
         wanted = [x] if strain is None else [x, strain]
         charges, widths, sites = _with_sites(out)
         with torch.enable_grad():
@@ -199,7 +207,8 @@ class LearnedShortRange:
             if crossing is not None and response.crossing is not None:
                 total = total + response.crossing(crossing[0], graph.cells[0])
             try:
-                slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
+                with kernels_only(self._divides):
+                    slopes: list[Tensor] = list(torch.autograd.grad(total, wanted))
             except RuntimeError as error:
                 # What goes back may be translated only now.
                 if not (self._compiled and _of_translation(error)):
@@ -295,9 +304,9 @@ def _of_translation(error: RuntimeError) -> bool:
     return any(kind.__module__.startswith(own) for kind in type(error).__mro__)
 
 
-def _refuse_one_place(graph: Graph, ends: Tensor, numbers: IntArray) -> None:
+def _refuse_one_place(graph: Graph, numbers: IntArray) -> None:
     """Raises: where two atoms are at one place, which makes numbers of a network that are not finite."""
-    r = torch.linalg.vector_norm(ends.detach(), dim=1)
+    r = torch.linalg.vector_norm(graph.pair_vectors().detach(), dim=1)
     nearest = int(r.argmin()) if len(r) else 0
     if len(r) and float(r[nearest]) < _ONE_PLACE:
         i, j = graph.pairs[nearest].tolist()

@@ -37,6 +37,8 @@ class NuclearRepulsion(nn.Module):
         self.register_buffer("numbers", torch.tensor(elements, dtype=torch.float64), persistent=False)
         radii = torch.tensor([covalent_radii[z] for z in elements], dtype=torch.float64)
         self.register_buffer("radii", radii, persistent=False)
+        # Å; pairs of any two elements have none beyond.
+        self.reach = 2.0 * _REACH * float(radii.max())
 
     def forward(self, r: Tensor, pairs: Tensor, species: Tensor) -> Tensor:
         """(n,) eV.
@@ -44,7 +46,7 @@ class NuclearRepulsion(nn.Module):
         Args:
             r: (p,) Å; pairs: (p,2) atoms, each pair once; species: (n,).
         """
-        near = (r.detach() < 2.0 * _REACH * self.radii.max()).nonzero()[:, 0]
+        near = (r.detach() < self.reach).nonzero()[:, 0]
         r, pairs = r.index_select(0, near), pairs.index_select(0, near)
         first, second = species[pairs[:, 0]], species[pairs[:, 1]]
         # The envelope is 0 beyond.

@@ -195,6 +195,8 @@ OTHERS = {f"cpu_splines.{name}" for name in ("spread", "potential", "gradient")}
     "cpu_density.density",
     "cpu_density.pull",
     "cpu_density.push",
+    "cpu_transfers.gained",
+    "cpu_transfers.pull",
 }
 
 

@@ -20,6 +20,7 @@ from grahame.kernels import (
     cpu_pairs,
     cpu_splines,
     cpu_symmetric,
+    cpu_transfers,
     dispatch,
     neighbors,
     reference,
@@ -79,6 +80,9 @@ COUNTERPARTS = {
     "cpu_density.density": "densities",
     "cpu_density.pull": "densities",
     "cpu_density.push": "densities",
+    "cpu_transfers.gained": "transfers",
+    "cpu_transfers.pull": "transfers",
+    "neighbors.close_pairs": "pair_distances",
 }
 OTHERS = {f"cpu_splines.{part}" for part in ("spread", "potential", "gradient")} | {
     "cpu_fft.across",
@@ -87,6 +91,8 @@ OTHERS = {f"cpu_splines.{part}" for part in ("spread", "potential", "gradient")}
     "cpu_density.density",
     "cpu_density.pull",
     "cpu_density.push",
+    "cpu_transfers.gained",
+    "cpu_transfers.pull",
 }
 
 
@@ -540,6 +546,88 @@ def test_densities_refuse_what_would_be_written_elsewhere() -> None:
     with pytest.raises(ValueError, match="must") as caught:
         cpu_density.Densities(rows, frame, frame, 1, CUTOFF, 4, 4)
     assert str(caught.value) == "l_max, radial = 4, 4 must be 0 to 3 and at least 1: choose others"
+
+
+@pytest.mark.parametrize(("radial", "terms"), [(8, 16), (3, 5), (1, 1)])
+def test_transfers_of_pairs(radial: int, terms: int) -> None:
+    """Values and derivatives; some atoms are solved, some pairs beyond the cut-off, and some of an atom and its image."""
+    n, kinds, rng = 30, 3, np.random.default_rng(7)
+    x, _, h, _ = tensors(n)
+    x, h = 0.6 * x, 0.6 * h
+    half = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF + 0.7)
+    assert (half.i == half.j).any()
+    i, j, shifts = (torch.from_numpy(a).long() for a in (half.i, half.j, half.shifts))
+    species, solved = torch.from_numpy(rng.integers(0, kinds, n)), torch.arange(n) % 5 == 0
+    table, weights = (
+        rng.normal(size=(kinds, kinds, radial)),
+        torch.from_numpy(rng.normal(size=(radial, terms))),
+    )
+    plain = torch.from_numpy((table - table.transpose(1, 0, 2)).reshape(-1, radial).copy())
+    both = torch.from_numpy(rng.normal(size=(n, 2 * terms)))
+    sums = cpu_transfers.Transfers(
+        np.zeros(n, np.int64), species.numpy(), solved.numpy(), torch.stack([i, j], dim=1).numpy(),
+        shifts.double().numpy(), CUTOFF, plain.numpy(), weights.numpy(),
+    )  # fmt: skip
+    leaves = [t.clone().requires_grad_() for t in (x, h, both)]
+    wanted = reference.transfers(*leaves, i, j, shifts, species, solved, CUTOFF, plain, weights)
+    arrays = x.numpy(), h.numpy()[None], both.numpy()
+    np.testing.assert_allclose(sums.gained(*arrays), wanted.detach().numpy(), rtol=1e-11, atol=1e-12)
+    slopes = torch.from_numpy(rng.normal(size=len(i)))
+    expected = torch.autograd.grad(wanted @ slopes, leaves)
+    pulled = sums.pull(*arrays, slopes.numpy())
+    for found, right in zip((pulled[0], pulled[1][0], pulled[2]), expected):
+        np.testing.assert_allclose(found, right.numpy(), rtol=1e-10, atol=1e-11)
+
+
+def test_transfers_do_not_depend_on_the_threads_and_know_their_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu_transfers, "_CHUNK", 50)
+    n, rng = 40, np.random.default_rng(8)
+    x, _, h, _ = brute.system(n // 2)
+    twice, cells = np.concatenate([x, 1.1 * x]), np.stack([h, 1.1 * h])
+    half = neighbors.neighbor_pairs(x, h, ALL, CUTOFF)
+    pairs, images = np.stack([half.i, half.j], axis=1).astype(np.int64), half.shifts.astype(float)
+    table, both = rng.normal(size=(2, 2, 4)), rng.normal(size=(n, 6))
+    alone = cpu_transfers.Transfers(
+        np.zeros(n // 2, np.int64), np.arange(n // 2) % 2, np.zeros(n // 2, bool), pairs, images, CUTOFF,
+        (table - table.transpose(1, 0, 2)).reshape(-1, 4).copy(), rng.normal(size=(4, 3)),
+    )  # fmt: skip
+    sums = replace(
+        alone, frame=np.repeat([0, 1], n // 2), species=np.tile(alone.species, 2), solved=np.zeros(n, bool),
+        pairs=np.concatenate([pairs, pairs + n // 2]), images=np.concatenate([images, images]),
+    )  # fmt: skip
+    slopes = rng.normal(size=2 * len(pairs))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append((sums.gained(twice, cells, both), *sums.pull(twice, cells, both, slopes)))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    for one, two in zip(found[0], found[1]):
+        np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-11)
+    for f, positions in enumerate((x, 1.1 * x)):
+        atoms, mine = slice(f * n // 2, (f + 1) * n // 2), slice(f * len(pairs), (f + 1) * len(pairs))
+        given = positions, cells[f : f + 1], np.ascontiguousarray(both[atoms])
+        np.testing.assert_allclose(found[0][0][mine], alone.gained(*given), rtol=1e-12, atol=1e-13)
+        gradient, strain, by_both = alone.pull(*given, slopes[mine])
+        np.testing.assert_allclose(found[0][1][atoms], gradient, rtol=1e-12, atol=1e-11)
+        np.testing.assert_allclose(found[0][2][f], strain[0], rtol=1e-12, atol=1e-11)
+        np.testing.assert_allclose(found[0][3][atoms], by_both, rtol=1e-12, atol=1e-11)
+
+
+def test_pairs_closer_than_a_length() -> None:
+    x, _, h, _ = tensors(40)
+    half = neighbors.neighbor_pairs(x.numpy(), h.numpy(), ALL, CUTOFF)
+    i, j, shifts = (torch.from_numpy(a).long() for a in (half.i, half.j, half.shifts))
+    r = reference.pair_distances(x, h, i, j, shifts).numpy()
+    lists = np.zeros(40, np.int64), torch.stack([i, j], dim=1).numpy(), shifts.double().numpy()
+    for reach in (0.0, 2.5, 0.7 * CUTOFF, 2 * CUTOFF):
+        found = neighbors.close_pairs(x.numpy(), h.numpy()[None], *lists, reach)
+        np.testing.assert_array_equal(found, np.flatnonzero(r < reach))
 
 
 @pytest.mark.parametrize("name", ["tilted", "left-handed"])

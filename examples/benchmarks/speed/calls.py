@@ -28,6 +28,7 @@ from grahame.kernels import (
     cpu_splines,
     cpu_structure_factor,
     cpu_symmetric,
+    cpu_transfers,
     neighbors,
     pair_rows,
 )
@@ -42,6 +43,7 @@ MODULES = (
     cpu_mesh,
     cpu_structure_factor,
     cpu_symmetric,
+    cpu_transfers,
     cpu_density,
     cpu_lennard_jones,
     cpu_molecules,
@@ -50,6 +52,7 @@ MODULES = (
 ALL = (True, True, True)
 ROWS = 900  # of the symmetric matrix
 KINDS, RADIAL, L_MAX = 2, 8, 2  # of densities on the sphere; as many types of Lennard-Jones atoms
+TERMS = 16  # of exchanged charges
 SWITCHED = 0.8  # of the cut-off: where Lennard-Jones begins to end
 
 Short = NDArray[np.int32]
@@ -138,6 +141,21 @@ def evaluate(box: Box, sums: Sums) -> None:
     surroundings.density(x, h[None], found)
     surroundings.pull(x, h[None], found)
     surroundings.push(x, h[None], x, h[None], found)
+    pairs, images = np.stack([i, j], axis=1).astype(np.int64), shifts.astype(np.float64)
+    neighbors.close_pairs(x, h[None], frame, pairs, images, sums.cutoff)
+    nobody, both = np.zeros(len(q), np.bool_), np.ones((len(q), 2 * TERMS))
+    moved = cpu_transfers.Transfers(
+        frame,
+        species,
+        nobody,
+        pairs,
+        images,
+        sums.cutoff,
+        np.ones((KINDS**2, RADIAL)),
+        np.ones((RADIAL, TERMS)),
+    )
+    gained = moved.gained(x, h[None], both)
+    moved.pull(x, h[None], both, gained)
     _classical(box, sums, i, j, shifts)
 
 
@@ -197,7 +215,15 @@ def _noted(held: dict[str, Call]) -> Iterator[None]:
         parts = ("density", "pull", "push")
         return replace(found, **{p: noting(f"cpu_density.{p}", getattr(found, p)) for p in parts})
 
+    heads = cpu_transfers.transfer_kernels
+
+    def transfers(radial: int, terms: int) -> cpu_transfers.TransferKernels:
+        found = heads(radial, terms)
+        parts = ("gained", "pull")
+        return replace(found, **{p: noting(f"cpu_transfers.{p}", getattr(found, p)) for p in parts})
+
     patches = [mock.patch.object(cpu_mesh, "spline_kernels", splines)]
+    patches.append(mock.patch.object(cpu_transfers, "transfer_kernels", transfers))
     patches.append(mock.patch.object(cpu_density, "density_kernels", densities))
     for part in ("across", "along", "back_along"):
         patches.append(mock.patch.object(cpu_fft, part, noting(f"cpu_fft.{part}", getattr(cpu_fft, part))))

@@ -131,7 +131,7 @@ DISTANCE, ERFC, VALUE, SUMS = 8, 80, 14, 19
 # Of densities: vector and squared distance, with the shift; root, division, sine, cosine and envelope; radial functions and
 # harmonics of the benchmark.
 RELATIVE, CIRCLE = 26, 61
-R, Y = calls.RADIAL, (calls.L_MAX + 1) ** 2
+R, Y, T = calls.RADIAL, (calls.L_MAX + 1) ** 2, calls.TERMS
 KERNELS: dict[str, Counted] = {
     "cpu_pairs._move": Counted(
         "r 4 n, b 80 n",
@@ -251,6 +251,18 @@ KERNELS: dict[str, Counted] = {
         lambda s: Work(
             flops=2 * (RELATIVE * s.listed + (CIRCLE + 7 * R + 40 + 35 + Y * (6 + 4 * R)) * s.near)
         ),
+    ),
+    "cpu_transfers.gained": Counted(
+        "f 26 listed + 726 near",
+        lambda s: Work(flops=2 * (13 * s.listed + (CIRCLE + R * (T + 3) + 4 * T) * s.near)),
+    ),
+    "cpu_transfers.pull": Counted(
+        "f 26 listed + 1322 near",
+        lambda s: Work(flops=2 * (13 * s.listed + (CIRCLE + R * (2 * T + 8) + 10 * T + 15) * s.near)),
+    ),
+    "neighbors.close_pairs": Counted(
+        "f 34 listed, b 40 listed",
+        lambda s: Work(flops=34 * s.listed, read=40 * s.listed, written=8 * s.near),
     ),
     "cpu_lennard_jones._pairs": Counted(
         "f 11 listed + (26 + 22 beyond the switch) near, r listed + near, c 56 listed",
