@@ -320,6 +320,7 @@ def analyse(
         Path | None, typer.Option(help="JSON with all profiles; default <name>.analysis.json.")
     ] = None,
     plot: Annotated[bool, typer.Option(help="Draw <name>.png, where matplotlib is installed.")] = True,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Charges with error bars, capacitance, density, orientation, field and potential profiles."""
@@ -327,7 +328,7 @@ def analyse(
         "reference": reference, "skip_ps": skip, "stage": None if stage == "all" else stage,
         "spacing": spacing, "boundary": boundary, "limits": limits,
     }  # fmt: skip
-    result = analysed(trajectory, options, plot, output)
+    result = analysed(trajectory, options, plot, output, overwrite)
     if as_json:
         print_json(result)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import floor, log10
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,27 +56,52 @@ def write_structure(path: Path, atoms: Atoms) -> None:
 
 
 def analysed(
-    trajectory: Path, options: dict[str, Any], plot: bool, output: Path | None = None
+    trajectory: Path,
+    options: dict[str, Any],
+    plot: bool,
+    output: Path | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Analyse a trajectory; write <name>.analysis.json and, if wanted and possible, <name>.png beside it."""
+    """Analyse a trajectory; write <name>.analysis.json and, if wanted and possible, <name>.png beside it.
+
+    Args:
+        output: instead of <name>.analysis.json, which is renewed; a file that exists only with `overwrite`.
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: for an output that must not be written, before any work.
+    """
     from importlib.util import find_spec
 
     from grahame.hybrid.analysis import analyse as analyse_trajectory
     from grahame.hybrid.files import check_target, replacing
 
     target = output or trajectory.with_suffix(".analysis.json")
-    check_target(target, overwrite=True)
+    figure = target.with_name(trajectory.stem + ".png") if plot and find_spec("matplotlib") else None
+    _refuse_inputs(target, figure, trajectory, options)
+    check_target(target, overwrite=overwrite or output is None)
     result = analyse_trajectory(trajectory, **options)
     result["files"] = {"analysis": str(target)}
-    if plot and find_spec("matplotlib") is not None:
+    if figure is not None:
         from grahame.hybrid.plots import overview
 
-        with replacing(target.with_name(trajectory.stem + ".png")) as temporary:
+        with replacing(figure) as temporary:
             overview(result, temporary)
-        result["files"]["figure"] = str(target.with_name(trajectory.stem + ".png"))
+        result["files"]["figure"] = str(figure)
     with replacing(target) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
+
+
+def _refuse_inputs(target: Path, figure: Path | None, trajectory: Path, options: Mapping[str, Any]) -> None:
+    """The analysis must not be written over what it reads, nor over its own figure."""
+    from grahame.hybrid.trajectories import files_of_run
+
+    runs = [trajectory] if options.get("reference") is None else [trajectory, Path(options["reference"])]
+    given = [Path(options["log"])] if options.get("log") is not None else []
+    read = {path.resolve() for path in given + [file for run in runs for file in files_of_run(run)]}
+    if target.resolve() in read:
+        raise ValueError(f"output = {target} must not be a file of the analysed runs: choose another name")
+    if figure is not None and target.resolve() == figure.resolve():
+        raise ValueError(f"output = {target} must not be the file of the figure: end its name with .json")
 
 
 def print_analysis(result: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "Log",
     "atom_charges",
     "electrode_groups",
+    "files_of_run",
     "frame_time",
     "read_frames",
     "read_log",
@@ -167,6 +168,13 @@ def electrode_groups(atoms: Atoms) -> list[NDArray[np.int64]]:
     if groups is None:
         return []
     return [np.flatnonzero(groups == g) for g in range(int(groups.max(initial=-1)) + 1)]
+
+
+def files_of_run(trajectory: str | Path) -> list[Path]:
+    """The trajectory and what a run keeps under the same name, whether it exists or not."""
+    trajectory = Path(trajectory)
+    endings = (".extxyz", ".traj", ".csv", ".provenance.json", ".checkpoint.npz")
+    return [trajectory, *(trajectory.with_name(trajectory.stem + e) for e in endings)]
 
 
 def read_settings(trajectory: str | Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ase.io import read
+from ase.build import molecule
+from ase.io import read, write
 
 from grahame.hybrid.cli import main
 
@@ -137,6 +138,43 @@ def test_run_then_analyse_gives_charges_profiles_and_a_figure(capsys: pytest.Cap
     assert said["electrodes"][1]["potential_V"]["value"] == 1.0
     assert said["frames"] == 5
     assert Path("md-quick.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("md.extxyz", "must not be a file of the analysed runs: choose another name"),
+        ("./md.csv", "must not be a file of the analysed runs: choose another name"),
+        ("md.provenance.json", "must not be a file of the analysed runs: choose another name"),
+        ("zero.extxyz", "must not be a file of the analysed runs: choose another name"),
+        ("zero.csv", "must not be a file of the analysed runs: choose another name"),
+        ("md.png", "must not be the file of the figure: end its name with .json"),
+    ],
+)
+def test_an_analysis_is_not_written_over_what_it_reads(
+    target: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("md.extxyz", "md.csv", "md.provenance.json", "zero.extxyz", "zero.csv"):
+        Path(name).write_text(name, encoding="utf-8")
+    assert fails(f"analyse md.extxyz --reference zero.extxyz --overwrite --output {target}") == 1
+    assert capsys.readouterr().err == f"Error: output = {Path(target)} {sentence}\n"
+    assert all(p.read_text(encoding="utf-8") == p.name for p in Path().iterdir())
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_analysis_keeps_an_existing_file_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    write("water.xyz", molecule("H2O", cell=[8.0, 8.0, 8.0], pbc=True))
+    Path("kept.json").write_text("old", encoding="utf-8")
+    assert fails("analyse water.xyz --no-plot --output kept.json") == 1
+    assert capsys.readouterr().err == (
+        "Error: output = kept.json must not exist yet: choose another name or add --overwrite\n"
+    )
+    assert Path("kept.json").read_text(encoding="utf-8") == "old"
+    call("analyse water.xyz --no-plot --output kept.json --overwrite")
+    assert json.loads(Path("kept.json").read_text(encoding="utf-8"))["formula"] == "H2O"
+    for _ in range(2):  # a file of the usual name is renewed
+        call("analyse water.xyz --no-plot")
 
 
 @pytest.mark.usefixtures("folder")
