@@ -27,6 +27,7 @@ class Progress:
     Attributes:
         stage: name of the stage; stage_step: steps done in it; step: steps done altogether.
         begun: whether the stage's first row and frame are in the files.
+        still: whether the whole stands still in this stage, so that its three degrees of freedom do not count.
         time_fs: simulated time, minimisation not counted.
         drive: work done on the cell by changing potentials, sum of -Q dpsi, eV.
         wall_s: wall-clock seconds spent.
@@ -37,6 +38,7 @@ class Progress:
     stage: str = ""
     stage_step: int = 0
     begun: bool = False
+    still: bool = False
     step: int = 0
     time_fs: float = 0.0
     drive: float = 0.0

@@ -23,14 +23,15 @@ class NoseHooverChain(VelocityVerlet):
 
         dp/dt = F - p p_1/Q_1,  dp_1/dt = sum p²/m - N_f kT - p_1 p_2/Q_2, ...,  Q_1 = N_f kT tau², Q_j = kT tau²
 
-    N_f counts the degrees of freedom that constraints leave, so frozen electrodes do not heat the liquid. The
-    thermostat only scales momenta, which keeps frozen atoms and rigid molecules as they are. Conserved:
+    N_f counts the degrees of freedom that constraints leave, so frozen electrodes do not heat the liquid, without
+    those of the whole where it stands still and nothing pushes it (`degrees_of_freedom`). The thermostat only scales momenta, which keeps frozen atoms and rigid molecules as they are. Conserved:
     Omega + kinetic + sum p_j²/2Q_j + N_f kT eta_1 + kT sum_{j>1} eta_j.
 
     Args:
         atoms: with calculator and constraints; timestep in ASE's unit; temperature in K.
         relaxation: tau in ASE's unit of time.
         chain: number of thermostats.
+        freedom: N_f; None counts it from the atoms and their momenta.
     Source: Martyna, Tuckerman, Tobias and Klein, Mol. Phys. 87, 1117 (1996).
     """
 
@@ -38,11 +39,17 @@ class NoseHooverChain(VelocityVerlet):
     _WEIGHTS = (1 / (2 - 2 ** (1 / 3)), -(2 ** (1 / 3)) / (2 - 2 ** (1 / 3)), 1 / (2 - 2 ** (1 / 3)))
 
     def __init__(
-        self, atoms: Atoms, timestep: float, temperature: float, relaxation: float, chain: int = 3
+        self,
+        atoms: Atoms,
+        timestep: float,
+        temperature: float,
+        relaxation: float,
+        chain: int = 3,
+        freedom: int | None = None,
     ) -> None:
         super().__init__(atoms, timestep)
         self.kT = units.kB * temperature
-        self.freedom = int(atoms.get_number_of_degrees_of_freedom())
+        self.freedom = degrees_of_freedom(atoms, stands_still(atoms)) if freedom is None else freedom
         self.inertia = np.full(chain, self.kT * relaxation**2)
         self.inertia[0] *= self.freedom
         self.eta = np.zeros(chain)
@@ -85,14 +92,37 @@ class NoseHooverChain(VelocityVerlet):
         return own + self.kT * (self.freedom * float(self.eta[0]) + float(self.eta[1:].sum()))
 
 
-def make_integrator(atoms: Atoms, stage: StageConfig, rng: np.random.Generator) -> Any:
-    """The integrator of a stage; Langevin noise comes from `rng`."""
+def is_free(atoms: Atoms) -> bool:
+    """Whether nothing holds atoms in place: constraints keep distances only, rigid water's too."""
+    return all(isinstance(c, FixBondLengths) for c in atoms.constraints)
+
+
+def stands_still(atoms: Atoms) -> bool:
+    """Whether atoms that nothing holds have no momentum as a whole: far less of it than a single atom has.
+
+    Velocity Verlet and a chain of thermostats keep it so. Noise does not, nor does a force on all atoms together.
+    """
+    momenta, masses = atoms.get_momenta(), atoms.get_masses()
+    whole = float(np.sum(momenta.sum(axis=0) ** 2) / masses.sum())
+    each = float(np.mean(np.sum(momenta**2, axis=1) / masses))
+    return is_free(atoms) and len(atoms) > 1 and whole < 1e-3 * each
+
+
+def degrees_of_freedom(atoms: Atoms, still: bool) -> int:
+    """3N without what constraints hold, and without the three of the whole where it stays `still`."""
+    return int(atoms.get_number_of_degrees_of_freedom()) - (3 if still else 0)
+
+
+def make_integrator(
+    atoms: Atoms, stage: StageConfig, rng: np.random.Generator, freedom: int | None = None
+) -> Any:
+    """The integrator of a stage; Langevin noise comes from `rng`, a chain of thermostats counts `freedom`."""
     timestep = stage.timestep_fs * units.fs
     if stage.ensemble == "nve":
         return VelocityVerlet(atoms, timestep)
     if stage.ensemble == "nose-hoover":
         tau = stage.relaxation_time_fs * units.fs
-        return NoseHooverChain(atoms, timestep, stage.temperature_K, tau, stage.chain_length)
+        return NoseHooverChain(atoms, timestep, stage.temperature_K, tau, stage.chain_length, freedom)
     friction = stage.friction_per_ps / (1000.0 * units.fs)
     return langevin(atoms, timestep, stage.temperature_K, friction, rng)
 
@@ -136,14 +166,15 @@ def load_integrator_state(integrator: Any, state: dict[str, NDArray[Any]]) -> No
 def draw_momenta(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:
     """Maxwell-Boltzmann momenta at a temperature (K), constraints respected, scaled to it exactly.
 
-    Without anything that holds the atoms in place the momentum of the whole is removed.
+    Without anything that holds the atoms in place the momentum of the whole is removed, and does not count.
     """
     masses = atoms.get_masses()[:, None]
     momenta = rng.standard_normal((len(atoms), 3)) * np.sqrt(masses * units.kB * temperature)
-    if all(isinstance(c, FixBondLengths) for c in atoms.constraints):  # which hold distances, rigid water too
+    still = is_free(atoms) and len(atoms) > 1
+    if still:
         momenta -= masses * momenta.sum(axis=0) / masses.sum()
     atoms.set_momenta(momenta)
-    freedom = atoms.get_number_of_degrees_of_freedom()
+    freedom = degrees_of_freedom(atoms, still)
     if freedom <= 0:
         raise ValueError(
             "degrees of freedom = 0 must be positive: let an electrode move or remove the dynamics stages"

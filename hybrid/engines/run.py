@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase import units
 from ase.io import iread, write
 from numpy.typing import NDArray
 
@@ -26,11 +27,13 @@ from grahame.hybrid.engines.checkpoint import (
 from grahame.hybrid.engines.files import Output, frame_text, write_atomically
 from grahame.hybrid.engines.integrators import (
     NoseHooverChain,
+    degrees_of_freedom,
     draw_momenta,
     integrator_state,
     load_integrator_state,
     make_integrator,
     make_optimizer,
+    stands_still,
 )
 from grahame.hybrid.engines.progress import Bar, StopFlag
 from grahame.hybrid.engines.provenance import file_hash, provenance
@@ -229,14 +232,24 @@ class _Run:
         atoms = self.simulation.atoms
         if isinstance(block, StageConfig) and not np.any(atoms.get_momenta()):
             draw_momenta(atoms, block.temperature_K, self.rng)
+        self.progress.still = self._keeps_momentum(block) and stands_still(atoms)
         self._make_integrator(block)
+
+    def _keeps_momentum(self, block: MinimiseConfig | StageConfig) -> bool:
+        """Whether a stage keeps the momentum of atoms that nothing holds: no noise, no force on the whole."""
+        c = self.config
+        driven = (c.field or c.displacement) and c.solver.total_charge != 0.0
+        return isinstance(block, StageConfig) and block.ensemble != "langevin" and not driven
+
+    def _freedom(self) -> int:
+        return degrees_of_freedom(self.simulation.atoms, self.progress.still)
 
     def _make_integrator(self, block: MinimiseConfig | StageConfig) -> None:
         atoms = self.simulation.atoms
         if isinstance(block, MinimiseConfig):
             self.integrator = make_optimizer(atoms)
         else:
-            self.integrator = make_integrator(atoms, block, self.rng)
+            self.integrator = make_integrator(atoms, block, self.rng, self._freedom())
 
     @staticmethod
     def _length(block: MinimiseConfig | StageConfig) -> int:
@@ -363,7 +376,7 @@ class _Run:
         else:
             row |= {
                 "kinetic_eV": kinetic,
-                "temperature_K": float(s.atoms.get_temperature()),
+                "temperature_K": 2.0 * kinetic / (self._freedom() * units.kB),
                 "conserved_eV": self._conserved(results["energy"] + kinetic),
             }
         output.log(row)

@@ -284,19 +284,20 @@ def _constraints(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> list[An
     if isinstance(config.short_range, ClassicalConfig) and config.short_range.water == "spc/e-rigid":
         from grahame.hybrid.shortrange.rigid import rigid_water_constraints
 
-        rigid = rigid_water_constraints(atoms)
-        others = _without_pairs(others, {frozenset(p) for c in rigid for p in c.pairs.tolist()}) + rigid
+        rigid = rigid_water_constraints(atoms, held=held)
+        others = _without_pairs(others, {frozenset(p) for c in rigid for p in c.pairs.tolist()}, held) + rigid
     return own + others
 
 
-def _without_pairs(constraints: list[Any], held: set[frozenset[int]]) -> list[Any]:
-    """Constraints without distances that others hold: a structure file may have kept those of its rigid water."""
+def _without_pairs(constraints: list[Any], pairs: set[frozenset[int]], atoms: Ints) -> list[Any]:
+    """Constraints without distances of held pairs or between held atoms, as a structure file may keep of rigid water."""
+    still = set(atoms.tolist())
     kept: list[Any] = []
     for constraint in constraints:
         if not isinstance(constraint, FixBondLengths):
             kept.append(constraint)
             continue
-        left = [p for p in constraint.pairs.tolist() if frozenset(p) not in held]
+        left = [p for p in constraint.pairs.tolist() if frozenset(p) not in pairs and not still.issuperset(p)]
         if left:
             kept.append(FixBondLengths(left, tolerance=constraint.tolerance))
     return kept

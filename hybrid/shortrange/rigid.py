@@ -112,7 +112,9 @@ class RigidWater(FixBondLengths):
         return flat.reshape(-1, 3, 3)
 
 
-def rigid_water_constraints(atoms: Atoms, water: str = "spc/e-rigid", place: bool = True) -> list[RigidWater]:
+def rigid_water_constraints(
+    atoms: Atoms, water: str = "spc/e-rigid", place: bool = True, held: ArrayLike = ()
+) -> list[RigidWater]:
     """Constraints that keep every water molecule rigid, for `atoms.set_constraint`.
 
     Combine them with others in a list, as in
@@ -124,20 +126,37 @@ def rigid_water_constraints(atoms: Atoms, water: str = "spc/e-rigid", place: boo
         atoms: the structure; molecules may be cut by periodic boundaries.
         water: model that gives the geometry.
         place: first move the hydrogens to that geometry (`place_rigid_waters`).
+        held: indices of atoms that do not move. A molecule of such atoms stays as it is and is left out: what is held has
+            no degrees of freedom that could be lost again.
 
     Returns:
-        One constraint, or none where there is no water.
+        One constraint, or none where there is no water that moves.
 
     Raises:
-        ValueError: an unknown model, an O or H that is no water.
+        ValueError: an unknown model, an O or H that is no water, a molecule of which a part is held.
     """
     model = water_model(water)
-    waters = find_waters(atoms)
+    waters = _moving(find_waters(atoms), np.asarray(held, dtype=np.int64))
     if len(waters) == 0:
         return []
     if place:
         place_rigid_waters(atoms, waters, model.bond_length, model.angle)
     return [RigidWater(waters, model.bond_length, model.hydrogen_distance)]
+
+
+def _moving(waters: IntArray, held: IntArray) -> IntArray:
+    """Molecules (w,3) of which no atom is held; those of which one or two are held have no rigid motion."""
+    count = np.isin(waters, held).sum(axis=1)
+    part = np.flatnonzero((count == 1) | (count == 2))
+    if len(part):
+        o, first, second = waters[part[0]].tolist()
+        names = " and ".join(str(i) for i in (o, first, second) if i in held)
+        raise ValueError(
+            f"held atoms = {names} of the rigid water of atoms {o}, {first} and {second} must be all three or none: hold the "
+            "whole molecule, let it go, or use the flexible water spc/fw"
+        )
+    moving: IntArray = waters[count == 0]
+    return moving
 
 
 def place_rigid_waters(atoms: Atoms, waters: IntArray, bond_length: float, angle: float) -> None:

@@ -136,12 +136,60 @@ def test_the_chain_does_not_count_frozen_atoms() -> None:
 def test_momenta_start_at_the_temperature_without_drift() -> None:
     free = springs()
     draw_momenta(free, 250.0, np.random.default_rng(0))
-    assert free.get_temperature() == pytest.approx(250.0)
+    # The whole stands still: 33 of 36 degrees of freedom are warm.
+    assert free.get_temperature() == pytest.approx(250.0 * 33 / 36)
+    assert NoseHooverChain(free, 1.0, 250.0, 50.0).freedom == 33
     assert np.abs(free.get_momenta().sum(axis=0)).max() < 1e-12
     frozen = springs(frozen=4)
     draw_momenta(frozen, 250.0, np.random.default_rng(0))
     assert frozen.get_temperature() == pytest.approx(250.0)
     assert (frozen.get_momenta()[:4] == 0).all()
+
+
+@pytest.mark.parametrize(("ensemble", "counted"), [("nve", 63), ("nose-hoover", 63), ("langevin", 66)])
+def test_a_cell_that_nothing_holds_does_not_count_its_momentum(
+    tmp_path: Path, ensemble: str, counted: int
+) -> None:
+    """22 atoms, all of them moving; a restart counts as the run before it did."""
+    electrodes = [{"group": g, "potential": 0.0, "mobile": True} for g in (0, 1)]
+    stage = {"steps": 4, "ensemble": ensemble, "timestep_fs": 0.1}
+    config = small_run(tmp_path, stage, electrodes=electrodes, dynamics={"produce": stage})
+    log = rows(run(config, progress=False).log)
+    kelvin = [2 * float(r["kinetic_eV"]) / (counted * units.kB) for r in log]
+    assert [float(r["temperature_K"]) for r in log] == pytest.approx(kelvin, rel=1e-8)
+    longer = small_run(
+        tmp_path, {**stage, "steps": 8}, electrodes=electrodes, dynamics={"produce": {**stage, "steps": 8}}
+    )
+    again = rows(run(longer, progress=False, restart=True).log)
+    assert again[: len(log)] == log
+    assert float(again[-1]["temperature_K"]) == pytest.approx(
+        2 * float(again[-1]["kinetic_eV"]) / (counted * units.kB), rel=1e-8
+    )
+
+
+def test_rigid_water_that_is_held_loses_its_freedom_once(tmp_path: Path) -> None:
+    atoms = small_cell()
+    atoms.set_constraint(FixAtoms([8, 9, 10]))
+    write(tmp_path / "cell.xyz", atoms, format="extxyz")
+    config = small_run(tmp_path, {"steps": 1}, short_range={"cutoff": 5.0, "water": "spc/e-rigid"})
+    simulation = prepare(config, load_structure(config))
+    # Three rigid waters and two ions move.
+    assert simulation.atoms.get_number_of_degrees_of_freedom() == 3 * 6 + 2 * 3
+    assert simulation.atoms.positions[8:11].tolist() == simulation.start.positions[8:11].tolist()
+
+
+def test_rigid_water_of_which_a_part_is_held_is_refused(tmp_path: Path) -> None:
+    atoms = small_cell()
+    atoms.set_constraint(FixAtoms([11, 13]))
+    write(tmp_path / "cell.xyz", atoms, format="extxyz")
+    config = small_run(tmp_path, {"steps": 1}, short_range={"cutoff": 5.0, "water": "spc/e-rigid"})
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        run(config, progress=False)
+    assert str(caught.value) == (
+        "held atoms = 11 and 13 of the rigid water of atoms 11, 12 and 13 must be all three or none: hold the whole "
+        "molecule, let it go, or use the flexible water spc/fw"
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["cell.xyz"]
 
 
 def test_existing_output_is_never_replaced_unasked(tmp_path: Path) -> None:
