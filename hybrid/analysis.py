@@ -18,11 +18,13 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from grahame.electrostatics.profiles import surface_normal
+from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.hybrid.charge_series import (
     ChargeSeries,
     cell_summary,
     charge_series,
     electrode_summaries,
+    error_of,
     frame_potentials,
 )
 from grahame.hybrid.profiles import (
@@ -161,6 +163,7 @@ def analyse(
             _per_atom(widths, groups, first, settings.get("widths_A")),
             field if field is not None else settings.get("field"),
             displacement if displacement is not None else settings.get("displacement"),
+            coulomb.get("coulomb_constant") or COULOMB_CONSTANT,
         )
     times: list[float | None] = []
     for atoms in chain([first], frames):
@@ -249,8 +252,8 @@ def _driven(boundary: str, settings: Mapping[str, Any], field: Any) -> str | Non
     return None
 
 
-def _base(reference: Path, stage: str | None, skip_ps: float, of: Atoms) -> tuple[Estimate, float]:
-    """Charge and voltage of the run to subtract, which must be of the same cell."""
+def _base(reference: Path, stage: str | None, skip_ps: float, of: Atoms) -> tuple[Estimate, Estimate]:
+    """Charge (e) and voltage (V) of the run to subtract, which must be of the same cell."""
     first = next(read_frames(reference, stage, skip_ps), None)
     cell = None
     if first is not None:
@@ -272,7 +275,8 @@ def _base(reference: Path, stage: str | None, skip_ps: float, of: Atoms) -> tupl
         raise ValueError(
             f"reference = {reference} must be a run with two electrodes: give one of the same cell"
         )
-    return Estimate(cell["charge_e"]["value"], cell["charge_e"]["error"]), cell["voltage_V"]["value"]
+    charge, voltage = cell["charge_e"], cell["voltage_V"]
+    return Estimate(charge["value"], charge["error"]), Estimate(voltage["value"], error_of(voltage))
 
 
 def _thinned(series: ChargeSeries | None) -> dict[str, Any] | None:

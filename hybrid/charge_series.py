@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,14 @@ from grahame.electrostatics.units import microcoulomb_per_cm2
 from grahame.hybrid.statistics import Estimate, Mean, integral_capacitance, series_mean
 from grahame.hybrid.trajectories import atom_charges, electrode_groups, frame_time, read_frames, read_log
 
-__all__ = ["ChargeSeries", "cell_summary", "charge_series", "electrode_summaries", "frame_potentials"]
+__all__ = [
+    "ChargeSeries",
+    "cell_summary",
+    "charge_series",
+    "electrode_summaries",
+    "error_of",
+    "frame_potentials",
+]
 
 Array = NDArray[np.float64]
 _SAME = 1e-6  # V or e: what is held does not move by more
@@ -124,6 +132,11 @@ def mean_of(values: Array, interval: float) -> Mean:
     return series_mean(values, interval)
 
 
+def error_of(mean: Mapping[str, Any]) -> float:
+    """Error of the mean of a voltage, V, from the fields of `Mean`; 0 where it was held."""
+    return float(mean["error"]) if mean["deviation"] > _SAME else 0.0
+
+
 def electrode_summaries(atoms: Atoms, series: ChargeSeries | None) -> list[dict[str, Any]]:
     """Where each electrode is and what it carries; units in the keys."""
     n, area, _ = surface_normal(np.array(atoms.cell))
@@ -167,7 +180,7 @@ def cell_summary(
     electrodes: list[dict[str, Any]],
     series: ChargeSeries | None,
     area: float,
-    reference: tuple[Estimate, float] | None,
+    reference: tuple[Estimate, Estimate] | None,
     unless: str | None = None,
 ) -> dict[str, Any] | None:
     """Voltage, charge and integral capacitance of a cell of two electrodes; None for any other number.
@@ -176,7 +189,7 @@ def cell_summary(
         electrodes: from `electrode_summaries`.
         series: the charges and potentials; None gives None.
         area: Å².
-        reference: charge (e) and voltage (V) of an independent run, to be subtracted.
+        reference: charge (e) and voltage (V) of an independent run, to be subtracted; errors add as variances.
         unless: why there is no capacitance, e.g. a field that drives charge beside the voltage; None if there may be.
     """
     if len(electrodes) != 2 or series is None:
@@ -184,7 +197,8 @@ def cell_summary(
     bottom, top = sorted((0, 1), key=lambda g: float(np.mean(electrodes[g]["layers_A"])))
     charge = mean_of(0.5 * (series.charges[:, top] - series.charges[:, bottom]), series.interval)
     voltage = mean_of(series.potentials[:, top] - series.potentials[:, bottom], series.interval)
-    q0, u0 = (None, 0.0) if reference is None else reference
+    q0, base = (None, Estimate(0.0, 0.0)) if reference is None else reference
+    u0 = base.value
     capacitance: dict[str, Any] = {"value": None, "error": None}
     if unless is not None:
         capacitance["definition"] = f"none: {unless}"
@@ -198,9 +212,9 @@ def cell_summary(
         capacitance["definition"] = "none: there is no voltage difference; give a run at another voltage"
     else:
         measured = integral_capacitance(charge, voltage.value, area, q0, u0)
-        error = measured.error
-        if voltage.deviation > _SAME:  # held charges: the voltage is what fluctuates
-            error = math.hypot(error, measured.value * voltage.error / (voltage.value - u0))
+        # At held charges the voltage is what fluctuates.
+        uncertain = math.hypot(error_of(asdict(voltage)), base.error) / (voltage.value - u0)
+        error = math.hypot(measured.error, measured.value * uncertain)
         definition = "Q/(A U)" if q0 is None else "(Q - Q_ref)/(A (U - U_ref))"
         capacitance = {"value": measured.value, "error": error, "definition": definition}
     return {

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.constants import physical_constants
 
 from grahame.electrostatics.profiles import planar_charges, surface_normal
+from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.hybrid.trajectories import atom_charges, electrode_groups
 
 __all__ = [
@@ -194,9 +195,10 @@ class ElectrostaticCounter:
         smearing: Any = 0.392,
         field: float | None = None,
         displacement: float | None = None,
+        coulomb_constant: float = COULOMB_CONSTANT,
     ) -> None:
         self.grid, self.boundary, self.smearing = grid, boundary, smearing
-        self.field, self.displacement = field, displacement
+        self.field, self.displacement, self.coulomb_constant = field, displacement, coulomb_constant
         self.rows: list[Array] = []
 
     def add(self, atoms: Atoms) -> None:
@@ -208,7 +210,12 @@ class ElectrostaticCounter:
             electrode[np.concatenate(groups)] = True
         s = np.asarray(self.smearing, dtype=np.float64)
         widths = np.where(electrode, s, 0.0) if s.ndim == 0 else s
-        options: dict[str, Any] = {"cell": cell, "boundary": self.boundary, "displacement": self.displacement}
+        options: dict[str, Any] = {
+            "cell": cell,
+            "boundary": self.boundary,
+            "displacement": self.displacement,
+            "coulomb_constant": self.coulomb_constant,
+        }
         field = finite_field(atoms) if self.boundary == "finite-field" else float(self.field or 0.0)
         source = planar_charges(atoms.positions, q, smearing=widths, field=field, **options)
         # A part of the atoms need not be neutral: its density is that of any boundary.
@@ -300,6 +307,7 @@ def electrostatic_profile(
     displacement: float | None = None,
     spacing: float = 0.1,
     limits: tuple[float, float] | None = None,
+    coulomb_constant: float = COULOMB_CONSTANT,
 ) -> ElectrostaticProfile:
     """Charge density, field and potential along the normal, averaged over frames.
 
@@ -309,11 +317,13 @@ def electrostatic_profile(
         smearing: Gaussian width in Å of the electrode atoms (the electrolyte then is points), or (n,) of all.
         field, displacement: along n, V/Å, as the run had them.
         spacing, limits: the bins, see `Grid`.
+        coulomb_constant: k in eV Å/e², as the run had it.
     Raises:
         ValueError: as `density_profile` and `planar_charges`.
     """
     first, every = first_frame(frames)
-    counter = ElectrostaticCounter(Grid(first, spacing, limits), boundary, smearing, field, displacement)
+    grid = Grid(first, spacing, limits)
+    counter = ElectrostaticCounter(grid, boundary, smearing, field, displacement, coulomb_constant)
     for atoms in every:
         counter.add(atoms)
     return counter.result()

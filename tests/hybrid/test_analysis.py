@@ -227,14 +227,41 @@ def test_a_ramp_has_no_integral_capacitance(tmp_path: Path, noise: Array) -> Non
     assert out["definition"] == "none: neither the voltage nor the charge was constant"
 
 
-def test_held_charge_gives_the_capacitance_from_the_mean_voltage(tmp_path: Path) -> None:
-    path = write_run(tmp_path, "run", np.full(100, 0.2))
+def held_charge(folder: Path, name: str, charge: float, voltage: float, noise: float) -> Path:
+    """A run of 100 rows whose charge is held and whose voltage fluctuates."""
+    path = write_run(folder, name, np.full(100, charge))
     log = path.with_suffix(".csv")
     rows = [line.split(",") for line in log.read_text().splitlines()]
-    volts = 1.0 + np.random.default_rng(0).normal(0, 0.05, size=len(rows))
+    volts = voltage + np.random.default_rng(0).normal(0, noise, size=len(rows))
     for row, volt in zip(rows[1:], volts):
         row[-2:] = [f"{-volt / 2}", f"{volt / 2}"]
     log.write_text("\n".join(",".join(r) for r in rows) + "\n")
+    return path
+
+
+def test_errors_of_both_voltages_count_at_held_charges(tmp_path: Path) -> None:
+    base = held_charge(tmp_path, "zero", 0.0, 0.1, 0.08)
+    runs = [held_charge(tmp_path, "run", 0.2, 1.1, 0.05), base]
+    own, other = (analyse(p)["cell"]["voltage_V"] for p in runs)
+    out = analyse(runs[0], reference=base)["cell"]["capacitance_uF_per_cm2"]
+    difference = own["value"] - other["value"]
+    assert out["value"] == pytest.approx(0.2 / AREA * UNIT / difference, rel=1e-9)
+    assert out["error"] / out["value"] == pytest.approx(
+        math.hypot(own["error"], other["error"]) / difference, rel=1e-9
+    )
+
+
+def test_the_coulomb_constant_of_the_run_is_that_of_its_potentials(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "run", np.full(8, VACUUM_CHARGE))
+    record = path.with_name("run.provenance.json")
+    config = {"coulomb": {"boundary": "slab", "coulomb_constant": 2.0 * COULOMB_CONSTANT}}
+    record.write_text(json.dumps({"config": config}))
+    e = analyse(path)["profiles"]["electrostatic"]
+    assert np.interp(9.0, e["z_A"], e["field_V_per_A"]) == pytest.approx(-2.0 / GAP, rel=1e-6)
+
+
+def test_held_charge_gives_the_capacitance_from_the_mean_voltage(tmp_path: Path) -> None:
+    path = held_charge(tmp_path, "run", 0.2, 1.0, 0.05)
     out = analyse(path)["cell"]["capacitance_uF_per_cm2"]
     assert out["value"] == pytest.approx(0.2 / AREA * UNIT, rel=0.02)
     assert out["error"] / out["value"] == pytest.approx(0.05 / math.sqrt(100), rel=0.4)
