@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_masses
 from numpy.typing import ArrayLike, NDArray
 from scipy.constants import physical_constants
 
@@ -45,7 +44,7 @@ class DensityProfile:
         z: (m,) centres of the bins, Å.
         number: (m,) per species, atoms/Å³.
         error: standard errors of `number`; nan with fewer than four frames.
-        mass: (m,) mass density of all these species together, g/cm³.
+        mass: (m,) mass density of all these species together, g/cm³, of the frames' own masses.
         frames: number of frames.
     """
 
@@ -162,6 +161,7 @@ class DensityCounter:
     def __init__(self, grid: Grid, species: Sequence[str], electrolyte: bool = False) -> None:
         self.grid, self.species, self.electrolyte = grid, list(species), electrolyte
         self.rows: dict[str, list[Array]] = {s: [] for s in self.species}
+        self.masses: list[Array] = []
 
     def add(self, atoms: Atoms) -> None:
         """Count one frame."""
@@ -170,19 +170,18 @@ class DensityCounter:
         if groups:
             symbols[np.concatenate(groups)] = ""
         z, area = self.grid.heights(atoms)
+        volume = area * self.grid.width
         for s in self.species:
-            self.rows[s].append(self.grid.histogram(z[symbols == s]) / (area * self.grid.width))
+            self.rows[s].append(self.grid.histogram(z[symbols == s]) / volume)
+        counted = np.isin(symbols, self.species)
+        self.masses.append(self.grid.histogram(z[counted], atoms.get_masses()[counted]) / volume)
 
     def result(self) -> DensityProfile:
         """Means and errors over the frames so far."""
         pairs = {s: jackknife(np.array(rows)) for s, rows in self.rows.items()}
-        mass = sum(
-            (v * atomic_masses[Atoms(s).numbers[0]] * _GRAM_PER_CM3 for s, (v, _) in pairs.items()),
-            start=np.zeros(len(self.grid.z)),
-        )
-        frames = max((len(r) for r in self.rows.values()), default=0)
+        mass = np.mean(self.masses, axis=0) * _GRAM_PER_CM3
         number, error = ({s: p[c] for s, p in pairs.items()} for c in (0, 1))
-        return DensityProfile(self.grid.z, number, error, mass, frames)
+        return DensityProfile(self.grid.z, number, error, mass, len(self.masses))
 
 
 class ElectrostaticCounter:

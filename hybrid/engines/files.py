@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
+from ase.data import atomic_masses
 
 
 def frame_text(atoms: Atoms, results: dict[str, Any], info: dict[str, Any]) -> str:
     """One extended-XYZ frame: positions, electrode, charges, forces, momenta, and results in the header.
 
+    Masses (amu) are a column where they are not those that ASE has for the elements.
     Units are ASE's (Å, e, eV/Å, amu Å per ASE time); `ase.io.read` gives back forces, charges and energies
     as calculator results, momenta and electrode as arrays, everything else in `info`.
     """
@@ -32,14 +34,17 @@ def frame_text(atoms: Atoms, results: dict[str, Any], info: dict[str, Any]) -> s
         **{k: str(v) if isinstance(v, str | int) else repr(float(v)) for k, v in info.items()},
         "pbc": '"' + " ".join("T" if p else "F" for p in atoms.pbc) + '"',
     }
-    comment = f'Lattice="{lattice}" ' + " ".join(f"{k}={v}" for k, v in header.items())
     moves = np.ones(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
         if isinstance(constraint, FixAtoms):
             moves[constraint.index] = False
     electrode = atoms.arrays.get("electrode", np.full(len(atoms), -1))
     columns = np.column_stack([atoms.positions, results["charges"], results["forces"], atoms.get_momenta()])
-    row = "{:<2s} {:18.10f} {:18.10f} {:18.10f} {:3d}" + " {:16.10f}" * 7 + " {:s}"
+    if not np.allclose(atoms.get_masses(), atomic_masses[atoms.numbers], rtol=1e-8, atol=0.0):
+        columns = np.column_stack([columns, atoms.get_masses()])
+        header["Properties"] = header["Properties"].replace(":move_mask", ":masses:R:1:move_mask")
+    row = "{:<2s} {:18.10f} {:18.10f} {:18.10f} {:3d}" + " {:16.10f}" * (columns.shape[1] - 3) + " {:s}"
+    comment = f'Lattice="{lattice}" ' + " ".join(f"{k}={v}" for k, v in header.items())
     lines = [
         row.format(symbol, *values[:3], group, *values[3:], "T" if moved else "F")
         for symbol, values, group, moved in zip(

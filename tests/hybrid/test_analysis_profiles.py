@@ -51,6 +51,14 @@ def test_uniform_gas_has_its_density_everywhere() -> None:
     np.testing.assert_allclose(out.mass[inside], grams, rtol=4 * poisson / expected)
 
 
+def test_mass_densities_are_those_of_the_frames_masses() -> None:
+    light, heavy = gas(50, 3), gas(50, 3)
+    heavy.set_masses(2.0 * light.get_masses())
+    usual, doubled = (density_profile([atoms], spacing=1.0) for atoms in (light, heavy))
+    np.testing.assert_allclose(doubled.mass, 2.0 * usual.mass)
+    np.testing.assert_allclose(doubled.number["Na"], usual.number["Na"])
+
+
 def test_profile_counts_every_atom_once_in_any_orientation_of_the_cell() -> None:
     atoms = gas(50, 3)
     turned = atoms.copy()

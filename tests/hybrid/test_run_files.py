@@ -10,6 +10,7 @@ from ase.io import read, write
 
 from grahame.hybrid.engines import run as engine
 from grahame.hybrid.engines.checkpoint import Progress, load_checkpoint, save_checkpoint
+from grahame.hybrid.engines.setup import load_structure, prepare
 from tests.hybrid.small_cells import small_cell, small_run
 
 NVE = {"steps": 6, "ensemble": "nve"}
@@ -40,6 +41,21 @@ def test_the_trajectory_of_ase_is_a_file_of_the_run(tmp_path: Path) -> None:
             file.unlink()
     with pytest.raises(FileExistsError, match=r"output = .*small\.traj must not exist yet"):
         engine.run(config, progress=False)
+
+
+def test_masses_of_the_dynamics_stand_in_the_frames_and_go_on(tmp_path: Path) -> None:
+    heavy = small_cell()
+    heavy.set_masses(np.where(heavy.numbers == 1, 2.014, heavy.get_masses()))
+    write(tmp_path / "cell.xyz", heavy, format="extxyz")
+    summary = engine.run(small_run(tmp_path, {**NVE, "steps": 3}), progress=False)
+    frames = read(summary.trajectory, ":")
+    assert all(f.get_masses().tolist() == heavy.get_masses().tolist() for f in frames)
+    config = small_run(tmp_path, NVE, structure={"file": "small.extxyz"}, output={"name": "next"})
+    atoms = prepare(config, load_structure(config)).atoms
+    assert atoms.get_masses().tolist() == heavy.get_masses().tolist()
+    # Frames of usual masses stay as they were.
+    usual = engine.run(small_run(tmp_path / "usual", {**NVE, "steps": 3}), progress=False)
+    assert "masses" not in usual.trajectory.read_text()
 
 
 def test_columns_of_words_are_kept_in_checkpoints(tmp_path: Path) -> None:
