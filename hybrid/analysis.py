@@ -26,6 +26,7 @@ from grahame.hybrid.charge_series import (
     electrode_summaries,
     error_of,
     frame_potentials,
+    temperature,
 )
 from grahame.hybrid.profiles import (
     DensityCounter,
@@ -54,6 +55,7 @@ from grahame.hybrid.trajectories import (
     read_frames,
     read_log,
     read_settings,
+    stages,
 )
 from grahame.hybrid.water import OrientationCounter, OrientationProfile, find_waters, orientation_profile
 
@@ -108,7 +110,7 @@ def analyse(
             come from the frames.
         reference: trajectory of an independent run at another voltage (usually 0 V) whose charge is
             subtracted for the integral capacitance.
-        stage: which stage of the run; None for all frames.
+        stage: which stage of the run; None for all dynamics, without minimisation.
         skip_ps: time left out at its beginning.
         spacing: bin width of densities and electrostatics in Å (orientation: twice that).
         limits: lowest and highest z, Å; default the whole cell.
@@ -122,6 +124,7 @@ def analyse(
 
         - trajectory, log, stage, frames, atoms, formula, time_ps (length of what was used), area_A2,
           height_A, boundary, temperature_K (mean and error; None without log)
+        - electrodes_from: file that names the electrodes' atoms, None for the trajectory itself
         - electrodes: per electrode index, elements, atoms, layers_A (heights of its layers), surface_A (the
           layer that faces the electrolyte), charge_e and potential_V (fields of `Mean`), and
           surface_charge_uC_per_cm2
@@ -138,13 +141,17 @@ def analyse(
         ValueError: for files or values that cannot be used.
     """
     trajectory = Path(trajectory)
+    if not (math.isfinite(skip_ps) and skip_ps >= 0.0):
+        raise ValueError(
+            f"skip_ps = {skip_ps:g} ps must be finite and not negative: give a time to leave out"
+        )
     settings = read_settings(trajectory)
     frames = read_frames(trajectory, stage, skip_ps)
     first = next(frames, None)
     if first is None:
-        found = sorted({str(a.info.get("stage", "produce")) for a in read_frames(trajectory)})
+        found = stages(trajectory)
         raise ValueError(
-            f"stage = {stage} with skip_ps = {skip_ps:g} ps must leave at least one frame: "
+            f"stage = {stage or 'all'} with skip_ps = {skip_ps:g} ps must leave at least one frame: "
             f"the trajectory has the stages {', '.join(found)}; choose another or skip less"
         )
     coulomb = settings.get("coulomb", {})
@@ -173,13 +180,18 @@ def analyse(
         if electrostatic is not None:
             electrostatic.add(atoms)
     series = charge_series(trajectory, log=log, stage=stage, skip_ps=skip_ps)
+    warmth, source = (
+        temperature(trajectory, log=log, stage=stage, skip_ps=skip_ps)
+        if series is None
+        else (series.temperature, series.log)
+    )
     _, area, height = surface_normal(np.array(first.cell))
     known = [t for t in times if t is not None]
     electrodes = electrode_summaries(first, series)
     base = None if reference is None else _base(Path(reference), stage, skip_ps, first)
     result = {
         "trajectory": str(trajectory),
-        "log": str(series.log) if series is not None and series.log is not None else None,
+        "log": None if source is None else str(source),
         "stage": stage,
         "frames": len(times),
         "atoms": len(first),
@@ -188,7 +200,8 @@ def analyse(
         "area_A2": area,
         "height_A": height,
         "boundary": boundary,
-        "temperature_K": None if series is None or series.temperature is None else asdict(series.temperature),
+        "temperature_K": None if warmth is None else asdict(warmth),
+        "electrodes_from": first.info.get("electrodes_from"),
         "electrodes": electrodes,
         "cell": cell_summary(electrodes, series, area, base, _driven(boundary, settings, field)),
         "series": _thinned(series),

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from grahame.electrostatics.profiles import surface_normal
 from grahame.electrostatics.units import microcoulomb_per_cm2
 from grahame.hybrid.statistics import Estimate, Mean, integral_capacitance, series_mean
-from grahame.hybrid.trajectories import atom_charges, electrode_groups, frame_time, read_frames, read_log
+from grahame.hybrid.trajectories import (
+    Log,
+    atom_charges,
+    electrode_groups,
+    frame_time,
+    read_frames,
+    read_log,
+)
 
 __all__ = [
     "ChargeSeries",
@@ -24,6 +31,7 @@ __all__ = [
     "electrode_summaries",
     "error_of",
     "frame_potentials",
+    "temperature",
 ]
 
 Array = NDArray[np.float64]
@@ -96,10 +104,39 @@ def charge_series(
     if not rows.stage:
         return _from_frames(trajectory, stage, skip_ps, groups)
     q, v = (np.stack([rows.columns[c] for c in kind], axis=1) for kind in names)
-    kelvin = rows.columns.get("temperature_K", np.array([]))
-    kelvin, time = kelvin[np.isfinite(kelvin)], rows.columns["time_ps"]
-    warmth = series_mean(kelvin, spacing(time)) if len(kelvin) > 1 else None
-    return ChargeSeries(time, q, v, warmth, path)
+    return ChargeSeries(rows.columns["time_ps"], q, v, _temperature(rows), path)
+
+
+def temperature(
+    trajectory: str | Path,
+    *,
+    log: str | Path | None = None,
+    stage: str | None = "produce",
+    skip_ps: float = 0.0,
+) -> tuple[Mean | None, Path | None]:
+    """Mean temperature (K) of a run that may have no electrodes, and the log that it comes from; None without either.
+
+    Args: as of `charge_series`.
+    Raises:
+        FileNotFoundError, ValueError: for a log that cannot be used.
+    """
+    path = Path(log) if log is not None else Path(trajectory).with_suffix(".csv")
+    if log is None and not (path.is_file() and _is_log(path)):
+        return None, None
+    found = _temperature(read_log(path).during(stage, skip_ps))
+    return found, None if found is None else path
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a table of the same name is a run's log: its header has the time and the temperature."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return {"stage", "time_ps", "temperature_K"} <= set(file.readline().strip().split(","))
+
+
+def _temperature(rows: Log) -> Mean | None:
+    kelvin, time = (rows.columns.get(c, np.array([])) for c in ("temperature_K", "time_ps"))
+    kelvin = kelvin[np.isfinite(kelvin)]
+    return series_mean(kelvin, spacing(time)) if len(kelvin) > 1 else None
 
 
 def _from_frames(

@@ -194,6 +194,12 @@ def run(
     if result is not None:
         print_analysis(result)
     typer.echo(f"trajectory {summary.trajectory}, log {summary.log}, provenance {summary.provenance}")
+    if settings.output.ase_trajectory:
+        typer.echo(
+            f"note: {summary.trajectory.stem}.traj does not keep the array `electrode`; `grahame analyse` takes it from "
+            f"{summary.trajectory.name} beside it",
+            err=True,
+        )
     if refused is not None:
         raise refused
 
@@ -310,7 +316,7 @@ def analyse(
         Path | None, typer.Option(help="Run of the same cell at another voltage, for the capacitance.")
     ] = None,
     skip: Annotated[float, typer.Option(help="Time left out at the beginning, ps.")] = 0.0,
-    stage: Annotated[str, typer.Option(help="Stage of the run, or all.")] = "produce",
+    stage: Annotated[str, typer.Option(help="Stage of the run, or all: every one but minimise.")] = "produce",
     spacing: Annotated[float, typer.Option(help="Bin width of the profiles, Å.")] = 0.1,
     boundary: Annotated[str | None, typer.Option(help="Default: that of the run.")] = None,
     limits: Annotated[

@@ -112,6 +112,10 @@ def print_analysis(result: dict[str, Any]) -> None:
         typer.echo(f"{title}, no electrodes")
     else:
         _print_electrodes(title, result["electrodes"])
+    if result["electrodes_from"] is not None:
+        typer.echo(
+            f"electrodes as in {result['electrodes_from']}: the trajectory itself does not keep its array `electrode`"
+        )
     if result["temperature_K"] is not None:
         typer.echo(f"temperature {with_error(result['temperature_K'])} K")
     if result["cell"] is not None:

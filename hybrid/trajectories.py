@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ __all__ = [
     "read_frames",
     "read_log",
     "read_settings",
+    "stages",
 ]
 
 Array = NDArray[np.float64]
+MINIMISE = "minimise"
+"""Stage whose rows and frames belong to no ensemble."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,15 @@ class Log:
     stage: list[str]
 
     def during(self, stage: str | None, skip_ps: float = 0.0) -> Log:
-        """The rows of one stage (None: all), without the first `skip_ps` of them."""
-        keep = np.array([stage is None or s == stage for s in self.stage], dtype=bool)
+        """The rows of one stage, without the first `skip_ps` of them.
+
+        None takes all dynamics: no minimisation, and once the step that ends a stage and begins the next.
+        """
+        keep = np.array([s != MINIMISE if stage is None else s == stage for s in self.stage], dtype=bool)
+        if stage is None and "step" in self.columns and len(keep) > 1:
+            steps = self.columns["step"]
+            other = [a != b for a, b in pairwise(self.stage)]
+            keep[1:] &= ~((steps[1:] == steps[:-1]) & keep[:-1] & other)
         times = self.columns.get("time_ps")
         if times is not None and keep.any():
             keep &= times >= times[keep].min() + skip_ps - 1e-9
@@ -94,17 +105,25 @@ def read_frames(
 
     Args:
         source: a trajectory in any format that ASE reads, or frames.
-        stage: only frames with this `stage` in their info, None for all; frames without one are "produce".
+        stage: only frames with this `stage` in their info; frames without one are "produce". None takes all dynamics: no
+            minimisation, and once the step that ends a stage and begins the next.
         skip_ps: leave out frames before this time after the first one of the stage (by `time_fs` in info).
     Yields:
-        Atoms; with `atom_charges`, `electrode_groups` and `frame_time` for what a run stores in them.
+        Atoms; with `atom_charges`, `electrode_groups` and `frame_time` for what a run stores in them. Where the format
+        has no array `electrode` it is that of the run's files beside the trajectory.
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it cannot be read to its end.
+        ValueError: when it cannot be read to its end, or misses electrodes that the run had.
     """
     began: float | None = None
-    for atoms in _checked(Path(source)) if isinstance(source, str | Path) else source:
-        if stage is not None and str(atoms.info.get("stage", "produce")) != stage:
+    before: tuple[Any, str] | None = None
+    for atoms in _with_electrodes(Path(source)) if isinstance(source, str | Path) else source:
+        own = _stage(atoms)
+        if own != stage if stage is not None else own == MINIMISE:
+            continue
+        step, last = atoms.info.get("step"), before
+        before = (step, own)
+        if stage is None and step is not None and last is not None and last[0] == step and last[1] != own:
             continue
         time = frame_time(atoms)
         if time is not None:
@@ -117,6 +136,75 @@ def read_frames(
                 "select frames yourself"
             )
         yield atoms
+
+
+def stages(trajectory: str | Path) -> list[str]:
+    """Names of the stages that a trajectory holds, sorted."""
+    return sorted({_stage(atoms) for atoms in _checked(Path(trajectory))})
+
+
+def _stage(atoms: Atoms) -> str:
+    return str(atoms.info.get("stage", "produce"))
+
+
+def _with_electrodes(path: Path) -> Iterator[Atoms]:
+    """Frames with the array `electrode`, which formats other than extended XYZ drop."""
+    found: tuple[NDArray[np.int64], Path] | None = None
+    looked = False
+    for atoms in _checked(path):
+        if "electrode" not in atoms.arrays:
+            if not looked:
+                found, looked = _electrodes_beside(path, atoms), True
+            if found is not None and len(found[0]) == len(atoms):
+                atoms.set_array("electrode", found[0])
+                atoms.info["electrodes_from"] = str(found[1])
+        yield atoms
+
+
+def _electrodes_beside(path: Path, atoms: Atoms) -> tuple[NDArray[np.int64], Path] | None:
+    """The array `electrode` of the run that left these atoms, and the file that has it; None of a run without electrodes.
+
+    Raises:
+        ValueError: when the run had electrodes and no file beside the trajectory says which atoms they are.
+    """
+    text, checkpoint = (path.with_name(path.stem + e) for e in (".extxyz", ".checkpoint.npz"))
+    for file, load in ((text, _of_frames), (checkpoint, _of_checkpoint)):
+        known = load(file) if file.is_file() and file != path else None
+        if known is not None and np.array_equal(known.numbers, atoms.numbers):
+            return np.asarray(known.arrays["electrode"], dtype=np.int64), file
+    count = len(_record(path).get("electrodes", []))
+    if count:
+        raise ValueError(
+            f"electrode = no array in {path} must name the atoms of the {count} electrodes of this run: analyse "
+            f"{text.name}, or put it or {checkpoint.name} beside"
+        )
+    return None
+
+
+def _of_frames(path: Path) -> Atoms | None:
+    """The first frame of a trajectory, if it can be read and has electrodes."""
+    try:
+        first = next(iter(iread(path, index="0:1")))
+    except Exception:  # ASE's readers raise whatever their parsing meets; another file may say it
+        return None
+    return first if "electrode" in first.arrays else None
+
+
+def _of_checkpoint(path: Path) -> Atoms | None:
+    """The structure of a run with the electrodes of its configuration, if the checkpoint can be read."""
+    from grahame.hybrid.config import ElectrodeConfig
+    from grahame.hybrid.engines.checkpoint import load_checkpoint
+    from grahame.hybrid.engines.setup import select
+
+    try:
+        saved = load_checkpoint(path)
+    except ValueError:
+        return None
+    electrode = np.full(len(saved.start), -1, dtype=np.int64)
+    for g, block in enumerate(saved.config["electrodes"]):
+        electrode[select(ElectrodeConfig.model_validate(block), saved.start, g)] = g
+    saved.start.set_array("electrode", electrode)
+    return saved.start
 
 
 def _checked(path: Path) -> Iterator[Atoms]:
@@ -163,11 +251,21 @@ def atom_charges(atoms: Atoms) -> Array:
 
 
 def electrode_groups(atoms: Atoms) -> list[NDArray[np.int64]]:
-    """Atom indices of electrode 0, 1, ... from the array `electrode`; an empty list without one."""
+    """Atom indices of electrode 0, 1, ... from the array `electrode`; an empty list without one.
+
+    Raises:
+        ValueError: when the electrodes are not numbered from 0 without gaps.
+    """
     groups = atoms.arrays.get("electrode")
     if groups is None:
         return []
-    return [np.flatnonzero(groups == g) for g in range(int(groups.max(initial=-1)) + 1)]
+    numbers = np.unique(groups[groups >= 0])
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        raise ValueError(
+            f"electrode = numbers {', '.join(f'{g:g}' for g in numbers)} in the frames must count from 0 without gaps: number "
+            "the electrodes anew, -1 for atoms in none"
+        )
+    return [np.flatnonzero(groups == g) for g in range(len(numbers))]
 
 
 def files_of_run(trajectory: str | Path) -> list[Path]:
@@ -186,7 +284,17 @@ def read_settings(trajectory: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: when that file is not JSON.
     """
-    trajectory = Path(trajectory)
+    record = _record(Path(trajectory))
+    config = record.get("config", {})
+    short_range = record.get("short_range", {})
+    widths = short_range.get("widths_A")
+    dipoles = short_range.get("spec", {}).get("charges", {}).get("dipoles", {})
+    own = ({} if widths is None else {"widths_A": widths}) | ({"dipoles": dipoles} if dipoles else {})
+    return (config if isinstance(config, dict) else {}) | own
+
+
+def _record(trajectory: Path) -> dict[str, Any]:
+    """What <name>.provenance.json beside a trajectory holds; {} without one."""
     path = trajectory.with_name(trajectory.stem + ".provenance.json")
     if not path.is_file():
         return {}
@@ -194,9 +302,4 @@ def read_settings(trajectory: str | Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"provenance = {path} must be JSON: {error}; restore or remove the file") from None
-    config = record.get("config", {})
-    short_range = record.get("short_range", {})
-    widths = short_range.get("widths_A")
-    dipoles = short_range.get("spec", {}).get("charges", {}).get("dipoles", {})
-    own = ({} if widths is None else {"widths_A": widths}) | ({"dipoles": dipoles} if dipoles else {})
-    return (config if isinstance(config, dict) else {}) | own
+    return record if isinstance(record, dict) else {}

@@ -174,6 +174,10 @@ class _Run:
                     dynamics_s += time.perf_counter() - stage_began
                 if not done:
                     break
+                if name == "minimise" and not p.finished and not self._moves():
+                    self._write(
+                        name, output, log=False, frame=True
+                    )  # the relaxed structure, which no stage begins with
             else:
                 p.finished = True
             p.wall_s = before + time.perf_counter() - began
@@ -182,6 +186,10 @@ class _Run:
             self._write_ase_trajectory()
         speed = 1e-6 * (p.time_fs - started_fs) / dynamics_s * 86400.0 if dynamics_s > 0 else 0.0
         return summarise(self.config, p, self.paths, len(self.simulation.atoms), speed)
+
+    def _moves(self) -> bool:
+        """Whether there are stages of dynamics."""
+        return self.config.dynamics.equilibrate is not None or self.config.dynamics.produce is not None
 
     def _loop(
         self,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-from ase.io import write
+from ase.io import read, write
 from numpy.typing import NDArray
 
 from grahame.electrostatics.units import COULOMB_CONSTANT
@@ -213,6 +214,92 @@ def test_skipped_time_and_stages_select_rows_and_frames(tmp_path: Path, noise: A
     assert str(caught.value) == (
         "stage = minimise with skip_ps = 0 ps must leave at least one frame: "
         "the trajectory has the stages equilibrate, produce; choose another or skip less"
+    )
+
+
+def test_all_stages_leave_out_minimisation_and_count_shared_steps_once(tmp_path: Path, noise: Array) -> None:
+    """The first step of production is the last of equilibration; before both stands a minimisation."""
+    path = write_run(tmp_path, "run", 0.2 + noise)
+    text = path.read_text()
+    first = text.index(" step=0 stage=produce")
+    text = text[:first] + text[first:].replace(" step=0 ", " step=198 ", 1)
+    minimised = text[: text.index("\n7\n", 3) + 1].replace("stage=equilibrate", "stage=minimise")
+    path.write_text(minimised + text)
+    log = path.with_suffix(".csv")
+    header, *rows = log.read_text().splitlines()
+    produced = next(i for i, row in enumerate(rows) if ",produce," in row)
+    rows[produced] = "199," + rows[produced].partition(",")[2]
+    low = rows[0].split(",")
+    low[1], low[3:6] = "minimise", ["", "-90.0", "90.0"]
+    log.write_text("\n".join([header, ",".join(low), *rows]) + "\n")
+    out = analyse(path, stage=None)
+    assert out["frames"] == 199
+    assert out["cell"]["charge_e"]["samples"] == 399
+    assert out["cell"]["charge_e"]["value"] == pytest.approx(0.2, abs=0.01)
+    assert analyse(path, stage="minimise")["frames"] == 1
+
+
+def test_the_temperature_of_a_run_without_electrodes_is_reported(tmp_path: Path, noise: Array) -> None:
+    path = write_run(tmp_path, "run", 0.2 + noise)
+    path.write_text(re.sub(r"(Au.*?) +[01] ", r"\1  -1 ", path.read_text()))
+    rows = [row.split(",")[:4] for row in path.with_suffix(".csv").read_text().splitlines()]
+    path.with_suffix(".csv").write_text("\n".join(",".join(r) for r in rows) + "\n")
+    result = analyse(path)
+    assert result["electrodes"] == []
+    assert result["temperature_K"]["value"] == pytest.approx(300.5)
+    assert result["log"] == str(path.with_suffix(".csv"))
+    # Another program's table of the same name is no log.
+    path.with_suffix(".csv").write_text("name,value\nwater,good\n")
+    assert analyse(path)["temperature_K"] is None
+
+
+def as_ase_trajectory(path: Path) -> Path:
+    """The same frames in ASE's format, as `output.ase_trajectory` leaves them."""
+    write(path.with_suffix(".traj"), read(path, ":"))
+    return path.with_suffix(".traj")
+
+
+def test_ase_trajectories_take_their_electrodes_from_the_files_beside(tmp_path: Path, noise: Array) -> None:
+    path = write_run(tmp_path, "run", 0.2 + noise)
+    expected, found = analyse(path), analyse(as_ase_trajectory(path))
+    assert expected["electrodes_from"] is None
+    assert found["electrodes_from"] == str(path)
+    differ = {k for k in expected if expected[k] != found[k]}
+    assert differ == {"trajectory", "electrodes_from"}
+
+
+def test_ase_trajectories_whose_electrodes_nobody_names_are_refused(tmp_path: Path, noise: Array) -> None:
+    path = write_run(tmp_path, "run", 0.2 + noise)
+    trajectory = as_ase_trajectory(path)
+    path.unlink()
+    record = path.with_name("run.provenance.json")
+    record.write_text(json.dumps({"electrodes": [{"atoms": 2}, {"atoms": 2}]}))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        analyse(trajectory)
+    assert str(caught.value) == (
+        f"electrode = no array in {trajectory} must name the atoms of the 2 electrodes of this run: analyse run.extxyz, or put "
+        "it or run.checkpoint.npz beside"
+    )
+
+
+def test_electrodes_that_are_not_numbered_from_zero_are_refused(tmp_path: Path) -> None:
+    atoms = cell_of_plates(0.1)
+    atoms.info.clear()
+    atoms.set_array("electrode", np.array([1, 1, 3, 3, -1, -1, -1]))
+    write(tmp_path / "run.extxyz", [atoms] * 3)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        analyse(tmp_path / "run.extxyz")
+    assert str(caught.value) == (
+        "electrode = numbers 1, 3 in the frames must count from 0 without gaps: number the electrodes anew, -1 for atoms in none"
+    )
+
+
+@pytest.mark.parametrize("skip", [math.nan, -1.0, math.inf])
+def test_times_that_cannot_be_left_out_are_refused(tmp_path: Path, noise: Array, skip: float) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        analyse(write_run(tmp_path, "run", noise), skip_ps=skip)
+    assert str(caught.value) == (
+        f"skip_ps = {skip:g} ps must be finite and not negative: give a time to leave out"
     )
 
 

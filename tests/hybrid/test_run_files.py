@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ase.io import read, write
 
+from grahame.hybrid.analysis import analyse
 from grahame.hybrid.engines import run as engine
 from grahame.hybrid.engines.checkpoint import Progress, load_checkpoint, save_checkpoint
 from grahame.hybrid.engines.setup import load_structure, prepare
@@ -41,6 +42,29 @@ def test_the_trajectory_of_ase_is_a_file_of_the_run(tmp_path: Path) -> None:
             file.unlink()
     with pytest.raises(FileExistsError, match=r"output = .*small\.traj must not exist yet"):
         engine.run(config, progress=False)
+
+
+def test_a_run_that_only_minimises_leaves_the_relaxed_structure(tmp_path: Path) -> None:
+    config = small_run(tmp_path, {}, dynamics={"minimise": {"steps": 4}})
+    run = engine._Run(config, restart=False)
+    assert run.go(False).completed
+    frames = read(tmp_path / "small.extxyz", ":")
+    assert [(f.info["stage"], f.info["step"]) for f in frames] == [("minimise", 4)]
+    assert np.abs(frames[0].positions - run.simulation.atoms.positions).max() < 1e-9
+    with pytest.raises(ValueError, match=r"^stage = all .* has the stages minimise; choose another"):
+        analyse(tmp_path / "small.extxyz", stage=None)
+    before = (tmp_path / "small.extxyz").read_bytes()
+    engine.run(config, progress=False, restart=True)
+    assert (tmp_path / "small.extxyz").read_bytes() == before
+
+
+def test_an_ase_trajectory_is_analysed_by_the_checkpoint_alone(tmp_path: Path) -> None:
+    output = {"name": "small", "folder": str(tmp_path), "ase_trajectory": True, "trajectory_interval": 1}
+    engine.run(small_run(tmp_path, {**NVE, "steps": 3}, output=output), progress=False)
+    (tmp_path / "small.extxyz").unlink()
+    result = analyse(tmp_path / "small.traj")
+    assert result["electrodes_from"] == str(tmp_path / "small.checkpoint.npz")
+    assert [e["atoms"] for e in result["electrodes"]] == [4, 4]
 
 
 def test_masses_of_the_dynamics_stand_in_the_frames_and_go_on(tmp_path: Path) -> None:
