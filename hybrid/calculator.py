@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,13 @@ def _refuse_potentials(potentials: Any, electrodes: Sequence[Electrode] | None) 
     if electrodes is not None:
         raise ValueError(
             f"potentials = {potentials} V must be left out with electrodes: each Electrode says what it is held at"
+        )
+
+
+def _refuse_no_list(electrodes: Any) -> None:
+    if electrodes is not None and not isinstance(electrodes, Sequence):
+        raise ValueError(
+            f"electrodes = {electrodes!r} must be a list of Electrode: write [Electrode(indices, potential=...), ...]"
         )
 
 
@@ -133,6 +140,7 @@ class HybridCalculator(Calculator):
             raise ValueError(
                 f"coulomb = {coulomb!r} must be a Coulomb: write e.g. Coulomb('slab', accuracy=1e-5)"
             )
+        _refuse_no_list(electrodes)
         check_types(electrodes or ())
         self._terms: dict[str, Any] = {
             "field": field,
@@ -209,6 +217,19 @@ class HybridCalculator(Calculator):
             )
         return self._built
 
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Nothing can be set by name as in ASE's calculators of other programs.
+
+        Raises:
+            ValueError: for any keyword.
+        """
+        if settings:
+            raise ValueError(
+                f"{next(iter(settings))} = {next(iter(settings.values()))!r} must be given to HybridCalculator(...): only what is "
+                "held changes afterwards, by set_potentials and set_electrode_charges"
+            )
+        return {}
+
     def set_potentials(self, potentials: Any) -> None:
         """Hold electrodes at other potentials from now on.
 
@@ -227,6 +248,8 @@ class HybridCalculator(Calculator):
 
     def _hold(self, name: str, unit: str, values: Any) -> None:
         try:
+            if isinstance(values, Mapping | Set):
+                raise TypeError  # they would give their keys, or no order
             new = np.array([np.nan if v is None else v for v in values], dtype=float)
         except (TypeError, ValueError):
             raise ValueError(

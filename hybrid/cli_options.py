@@ -53,12 +53,13 @@ def atom_ranges(values: Sequence[str], n: int) -> dict[int, list[int]]:
 
 
 def lammps_types(values: Sequence[str]) -> list[list[int]]:
-    """`N=6,7` options as the atom types of electrodes 0, 1, ..."""
+    """`N=6,7` options as the atom types of electrodes 0, 1, ...; several options for one electrode add up."""
     groups: dict[int, list[int]] = {}
     for text in values:
         number, _, kinds = text.partition("=")
         try:
-            groups[int(number)] = [int(kind) for kind in kinds.split(",")]
+            found = groups.setdefault(int(number), [])
+            found += [kind for kind in map(int, kinds.split(",")) if kind not in found]
         except ValueError:
             raise ValueError(
                 f"lammps_type = {text} must be N=type,type: write e.g. --lammps-type 0=6 for electrode 0"

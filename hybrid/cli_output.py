@@ -49,6 +49,8 @@ def write_structure(path: Path, atoms: Atoms) -> None:
         try:
             ase.io.write(temporary, atoms)
         except Exception as error:  # ASE's writers raise whatever they meet
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # the disk, not the format
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise ValueError(
                 f"output = {path} must end with a format that ASE writes ({reason}): use e.g. {path.stem}.extxyz"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,14 +64,12 @@ def read_structure(path: str | Path, index: int = -1, name: str = "structure") -
 
     Args:
         path: the file; ASE recognises the format by name and content.
-        index: which frame of a trajectory.
+        index: which frame of a trajectory, from 0, or from -1 for the last one backwards.
         name: what the user calls the file, for the messages.
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is not complete, not a structure, holds no atoms, or an atom of no element.
+        ValueError: when it is not complete, not a structure, holds no atoms, or an atom of no element, or has no such frame.
     """
-    import ase.io
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
@@ -81,18 +80,39 @@ def read_structure(path: str | Path, index: int = -1, name: str = "structure") -
         # A number that was cut in the middle still reads as a number.
         raise ValueError(f"{rule}: its last line is cut off; write or copy it again")
     try:
-        atoms = ase.io.read(path, index=index)
+        atoms, count = _frame(path, index)
     except Exception as error:  # whatever ASE's many readers raise, the user needs the file's name
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(
             f"{rule}: {reason}; check that it is not cut off and that its name ends with its format"
         ) from error
+    if count and atoms is None:
+        raise ValueError(
+            f"frame = {index} must lie between {-count} and {count - 1}: {name} {path} has {count} frames, counted from 0"
+        )
     if not isinstance(atoms, Atoms) or len(atoms) == 0:
         raise ValueError(f"{name} = {path} must hold at least one atom: it is empty")
     unknown = np.flatnonzero(atoms.numbers < 1)
     if len(unknown):
         raise ValueError(f"{name} = {path}, atom {unknown[0]} must be an element, not X: correct its symbol")
     return atoms
+
+
+def _frame(path: Path, index: int) -> tuple[object, int]:
+    """One frame, None where the file has none of this number, and how many there are if that was counted."""
+    import ase.io
+
+    if index == -1:
+        return ase.io.read(path, index=index), 0
+    # ASE's reading of one frame takes the first where a negative number leaves the file.
+    last: deque[object] = deque(maxlen=max(1, -index))
+    count = 0
+    for atoms in ase.io.iread(path, index=":"):
+        if count == index:
+            return atoms, 0
+        last.append(atoms)
+        count += 1
+    return last[0] if -count <= index < 0 else None, count
 
 
 def _ends_with_a_line(path: Path) -> bool:

@@ -164,20 +164,23 @@ class HybridPotential:
 
         Args:
             numbers: (n,) atomic numbers.
+        Raises:
+            ValueError: for an electrode with an atom that the structure does not have.
         """
         if not self.electrodes:
             return
+        for g, indices in enumerate(self._indices):
+            if indices.max() >= len(numbers) or indices.min() < 0:
+                outside = indices.max() if indices.max() >= len(numbers) else indices.min()
+                raise ValueError(
+                    f"electrode {g} = atom {int(outside)} must be an atom of the structure, which has "
+                    f"{len(numbers)}: check the indices"
+                )
         if self.solver is not None and self._elements is not None:
             solved = np.concatenate(self._indices)
             if solved.max() >= len(numbers) or not np.array_equal(self._elements, numbers[solved]):
                 self.solver = None
         if self.solver is None:
-            for g, indices in enumerate(self._indices):
-                if indices.max() >= len(numbers) or indices.min() < 0:
-                    raise ValueError(
-                        f"electrode {g} = atom {int(indices.max())} must be an atom of the structure, which has "
-                        f"{len(numbers)}: check the indices"
-                    )
             self._make_solver(numbers)
             self._elements = numbers[np.concatenate(self._indices)] if self._widths_from_model else None
 

@@ -156,9 +156,14 @@ def test_a_held_charge_replaces_a_held_potential() -> None:
     [
         ([1.0], "potentials = 1 values must be one per electrode (2): put None where nothing changes"),
         ([0.0, np.inf], "potentials = [0.0, inf] V must be finite: check the input"),
+        (
+            {0: 0.5, 1: 1.5},
+            "potentials = {0: 0.5, 1: 1.5} V must be numbers, one per electrode: write [0.0, 1.0]",
+        ),
+        ({0.5, 1.5}, "potentials = {0.5, 1.5} V must be numbers, one per electrode: write [0.0, 1.0]"),
     ],
 )
-def test_wrong_potentials_get_one_sentence(values: list[float], sentence: str) -> None:
+def test_wrong_potentials_get_one_sentence(values: Any, sentence: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
         ready().calc.set_potentials(values)
     assert str(caught.value) == sentence
@@ -300,3 +305,31 @@ def test_what_is_no_operator_and_no_electrode_is_refused() -> None:
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
             HybridCalculator(short_range, **options)
         assert str(caught.value) == message
+
+
+def test_nothing_is_set_by_name() -> None:
+    calculator = ready().calc
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        calculator.set(potentials=[0.0, 2.0])
+    assert str(caught.value) == (
+        "potentials = [0.0, 2.0] must be given to HybridCalculator(...): only what is held changes afterwards, by set_potentials "
+        "and set_electrode_charges"
+    )
+    assert calculator.set() == {}
+
+
+def test_electrodes_that_the_atoms_do_not_have_and_no_list_of_them_are_refused() -> None:
+    atoms = ready()
+    short_range = atoms.calc.potential.short_range
+    atoms.calc = HybridCalculator(short_range, Coulomb("slab"), [Electrode([200], potential=0.0)])
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        atoms.get_potential_energy()
+    assert str(caught.value) == (
+        "electrode 0 = atom 200 must be an atom of the structure, which has 22: check the indices"
+    )
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        HybridCalculator(short_range, Coulomb("slab"), Electrode([0], potential=1.0))  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "electrodes = Electrode(1 atoms, potential=1.0 V) must be a list of Electrode: write "
+        "[Electrode(indices, potential=...), ...]"
+    )

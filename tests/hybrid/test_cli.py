@@ -1,5 +1,6 @@
 """The command line from outside: what it prints, writes and returns."""
 
+import errno
 import json
 import shlex
 import subprocess
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import molecule
 from ase.io import read, write
 
 from grahame.hybrid.cli import main
+from grahame.hybrid.cli_options import lammps_types
+from grahame.hybrid.files import read_structure
 
 RUN = """\
 structure: {file: cell.extxyz}
@@ -175,6 +179,45 @@ def test_an_analysis_keeps_an_existing_file_unless_told_otherwise(capsys: pytest
     assert json.loads(Path("kept.json").read_text(encoding="utf-8"))["formula"] == "H2O"
     for _ in range(2):  # a file of the usual name is renewed
         call("analyse water.xyz --no-plot")
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("frame", [-1000, 3, 52])
+def test_frames_that_a_trajectory_does_not_have_are_refused(
+    frame: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("frames.xyz", [molecule("H2O")] * 3)
+    assert fails(f"solve frames.xyz --potential 0=0 --frame {frame}") == 1
+    assert capsys.readouterr().err == (
+        f"Error: frame = {frame} must lie between -3 and 2: structure frames.xyz has 3 frames, counted from 0\n"
+    )
+
+
+def test_frames_are_counted_from_both_ends(tmp_path: Path) -> None:
+    frames = [Atoms("H", positions=[[float(i), 0.0, 0.0]]) for i in range(3)]
+    write(tmp_path / "frames.xyz", frames)
+    found = [read_structure(tmp_path / "frames.xyz", i).positions[0, 0] for i in range(-3, 3)]
+    assert found == [0.0, 1.0, 2.0, 0.0, 1.0, 2.0]
+
+
+def test_types_of_one_electrode_add_up() -> None:
+    assert lammps_types(["0=3", "1=4", "0=5,3"]) == [[3, 5], [4]]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_full_disk_is_not_a_wrong_format(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ase.io.write", full)
+    assert fails("build cell.extxyz --size 2 4 1 --gap 12 --waters 8 --ion-pairs 1") == 1
+    assert capsys.readouterr().err == (
+        "Error: file = the output must be accessible: no space left on device; free some space; a run continues with "
+        "--restart\n"
+    )
+    assert list(Path().iterdir()) == []
 
 
 @pytest.mark.usefixtures("folder")

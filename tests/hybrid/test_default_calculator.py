@@ -210,6 +210,32 @@ def test_other_structures_are_looked_at_anew(model: HybridModel) -> None:
         calculator.get_potential_energy(cell)
 
 
+def test_the_same_elements_in_another_order_are_other_electrodes(model: HybridModel) -> None:
+    """The slab of the first atoms below, then above: the lowest is electrode 0 in both."""
+    atoms, groups = slab()
+    other = atoms.copy()
+    for lower, upper in ((groups[0], groups[1]), (groups[1], groups[0])):
+        other.positions[lower] = atoms.positions[upper]
+    calculator = HybridCalculator(model=model, potentials=[0.0, 1.0])
+    energies = [calculator.get_potential_energy(a) for a in (atoms, other)]
+    assert energies[1] == pytest.approx(energies[0], abs=1e-9)
+    found = [e.indices.tolist() for e in calculator.potential.electrodes]
+    assert found == [groups[1].tolist(), groups[0].tolist()]
+
+
+def test_electrodes_stay_where_atoms_are_wrapped_or_leave_in_small_steps(model: HybridModel) -> None:
+    atoms, groups = slab()
+    atoms.calc = HybridCalculator(model=model)
+    atoms.get_potential_energy()
+    potential = atoms.calc.potential
+    atoms.positions[groups[1]] += atoms.cell[0]
+    atoms.get_potential_energy()
+    for _ in range(4):  # an atom that evaporates does not end a trajectory
+        atoms.positions[groups[1][-1], 2] -= 0.8
+        atoms.get_potential_energy()
+    assert atoms.calc.potential is potential
+
+
 def test_moving_atoms_keep_the_electrodes_and_cached_results(model: HybridModel) -> None:
     atoms, _ = slab()
     atoms.calc = HybridCalculator(model=model)
