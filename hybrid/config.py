@@ -65,6 +65,21 @@ class BuildConfig(Block):
     )
     seed: int = Field(default=0, ge=0, description="seed of the packing")
 
+    @model_validator(mode="after")
+    def _one_amount(self) -> BuildConfig:
+        if self.model_fields_set == set(type(self).model_fields):
+            return self  # the record of a run, which holds defaults too
+        for key, unit_, count in (
+            ("water_density", "g/cm³", "waters"),
+            ("concentration", "mol/L", "ion_pairs"),
+        ):
+            number = getattr(self, count)
+            if key in self.model_fields_set and number is not None:
+                value = f"{getattr(self, key):g} {unit_}"
+                rule = f"be left out beside {count} = {number}"
+                raise wrong(key, value, rule, "one of them says it; give one")
+        return self
+
     def arguments(self, boundary: str) -> dict[str, Any]:
         """Keywords for the builder: the keys that were written, and what the boundary needs.
 
@@ -214,6 +229,13 @@ class StageConfig(Block):
         if (self.time_ps is None) == (self.steps is None):
             given = "time_ps and steps" if self.steps is not None else "no length"
             raise wrong("", given, "give exactly one of `time_ps` and `steps`", "write e.g. `time_ps: 10`")
+        if self.time_ps and self.n_steps == 0:
+            raise wrong(
+                "time_ps",
+                f"{self.time_ps:g} ps",
+                f"hold at least one step of {self.timestep_fs:g} fs",
+                "write a longer time, in ps, or a shorter timestep_fs",
+            )
         return self
 
     @property
@@ -240,7 +262,9 @@ class OutputConfig(Block):
     name: str = Field(
         default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="stem of all file names"
     )
-    folder: str = Field(default=".", description="folder of all files, relative to the working directory")
+    folder: str = Field(
+        default=".", description="folder of all files, relative to the working directory; ~ is the home"
+    )
     trajectory_interval: Interval = 200
     log_interval: Interval = 20
     checkpoint_interval: Interval = 1000
@@ -395,5 +419,5 @@ def load_config(path: str | Path) -> RunConfig:
         FileNotFoundError: when there is no such file.
         ValueError: when it is not YAML, or one sentence per wrong key.
     """
-    data, folder = read_yaml(path)
+    data, folder = read_yaml(path, RunConfig)
     return parse_config(data, folder)

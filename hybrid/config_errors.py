@@ -37,12 +37,12 @@ _TYPES = {
 }
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def blocks_of(annotation: Any) -> Iterator[type[BaseModel]]:
     """All blocks that an annotation admits (`X | None`, `tuple[X, ...]`)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in typing.get_args(annotation):
-        yield from _models(part)
+        yield from blocks_of(part)
 
 
 def _metadata(annotation: Any) -> Iterator[FieldInfo]:
@@ -68,7 +68,7 @@ def _describe(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[
             if isinstance(extra, dict) and "unit" in extra:
                 unit = str(extra["unit"])
             description = source.description or description
-        for inner in _models(info.annotation):
+        for inner in blocks_of(info.annotation):
             model, unit, description = inner, "", description
         branches = _branches(info.annotation)
     return model, unit, description
@@ -76,7 +76,7 @@ def _describe(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[
 
 def _branches(annotation: Any) -> dict[str, type[BaseModel]]:
     """The blocks of a union that is told apart by their key `kind`."""
-    blocks = [m for m in _models(annotation) if "kind" in m.model_fields]
+    blocks = [m for m in blocks_of(annotation) if "kind" in m.model_fields]
     return {str(m.model_fields["kind"].default): m for m in blocks}
 
 
@@ -98,7 +98,7 @@ def _name(model: type[BaseModel], location: tuple[int | str, ...], of_unions: bo
         elif part in model.model_fields:
             parts.append(f".{part}")
             annotation = model.model_fields[part].annotation
-            for inner in _models(annotation):
+            for inner in blocks_of(annotation):
                 model = inner
             branches = _branches(annotation)
             keyed = typing.get_origin(annotation) is dict

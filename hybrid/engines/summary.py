@@ -24,8 +24,8 @@ class Paths:
 
     @classmethod
     def of(cls, config: RunConfig) -> Paths:
-        """`folder/name` with the four endings."""
-        stem = Path(config.output.folder) / config.output.name
+        """`folder/name` with the four endings; `~` is the user's home."""
+        stem = Path(config.output.folder).expanduser() / config.output.name
         return cls(
             *(
                 stem.with_name(stem.name + e)

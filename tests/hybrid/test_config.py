@@ -186,6 +186,74 @@ def test_a_wrong_key_gets_one_sentence(path: str, value: object, sentence: str) 
     assert str(caught.value) == sentence
 
 
+WORDS = "YAML reads yes, no, on and off as true or false; write the number itself"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "shown"),
+    [
+        ("electrodes.0.potential", True, "electrodes[0].potential = true must be a number"),
+        (
+            "dynamics.equilibrate.temperature_K",
+            False,
+            "dynamics.equilibrate.temperature_K = false must be a number",
+        ),
+        ("structure.build.size", [True, 4, 2], "structure.build.size = [True, 4, 2] must hold numbers"),
+        ("electrodes.1.ramp", [[0, True]], "electrodes[1].ramp = [[0, True]] must hold numbers"),
+        ("coulomb.vacuum", True, "coulomb.vacuum = true must be a number"),
+        ("solver.smearing", True, "solver.smearing = true must be a number"),
+        ("short_range.cutoff", True, "short_range.cutoff = true must be a number"),
+    ],
+)
+def test_true_and_false_are_no_numbers(path: str, value: object, shown: str) -> None:
+    data = changed(path, value)
+    if path.startswith("short_range"):
+        data["short_range"]["kind"] = "classical"
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        parse_config(data)
+    assert str(caught.value) == f"{shown}: {WORDS}"
+    assert parse_config(changed("output.overwrite", True)).output.overwrite
+
+
+def test_indices_that_are_true_or_false_are_refused() -> None:
+    data = changed("electrodes.0", {"indices": [True, 2], "potential": 0.0})
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        parse_config(data)
+    assert str(caught.value) == f"electrodes[0].indices = [True, 2] must hold numbers: {WORDS}"
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (
+            {"waters": 8, "water_density": 0.997},
+            "structure.build.water_density = 0.997 g/cm³ must be left out beside waters = 8: one of them says it; give one",
+        ),
+        (
+            {"ion_pairs": 0, "concentration": 2},
+            "structure.build.concentration = 2 mol/L must be left out beside ion_pairs = 0: one of them says it; give one",
+        ),
+    ],
+)
+def test_an_amount_is_said_once(build: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        parse_config(changed("structure.build", build))
+    assert str(caught.value) == sentence
+    # The record of a run holds what was left out too.
+    config = parse_config(changed("structure.build", {"waters": 8, "ion_pairs": 1}))
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_a_time_without_a_step_is_refused() -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
+        parse_config(changed("dynamics.produce.time_ps", 1e-4))
+    assert str(caught.value) == (
+        "dynamics.produce.time_ps = 0.0001 ps must hold at least one step of 0.5 fs: write a longer time, in ps, or a shorter "
+        "timestep_fs"
+    )
+    assert parse_config(changed("dynamics.produce.time_ps", 0)).dynamics.produce is not None
+
+
 def test_every_wrong_key_gets_its_own_line() -> None:
     data = changed("coulomb.boundry", "slab")
     data["dynamics"]["produce"]["timestep_fs"] = -1
@@ -202,6 +270,32 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("structure: {build: {}}\ndynamics: {}\ncoulomb: {accuracy: 1e-5}\n")
     assert load_config(path).coulomb.accuracy == 1e-5
+
+
+def test_blocks_with_nothing_in_them_have_their_defaults_and_null_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "structure: {build: }\nelectrodes: [{group: 0, potential: 0}, {group: 1, potential: 1, charge: }]\n"
+        "thermo_potentiostat:\nfield:\ndynamics:\n  minimise:\n  produce: {steps: 1}\n"
+    )
+    config = load_config(path)
+    assert config.dynamics.minimise is not None
+    assert config.dynamics.minimise.steps == 200
+    assert config.thermo_potentiostat is not None
+    assert (config.field, config.electrodes[1].charge) == (None, None)
+    path.write_text("structure: {build: {}}\ndynamics: {minimise: null, produce: {steps: 1}}\nfield: ~\n")
+    assert load_config(path).dynamics.minimise is None
+
+
+def test_merged_keys_are_read_and_overruled(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "structure: {build: {}}\ndynamics:\n  equilibrate: &warm {steps: 5, temperature_K: 350}\n"
+        "  produce:\n    <<: *warm\n    steps: 9\n"
+    )
+    produce = load_config(path).dynamics.produce
+    assert produce is not None
+    assert (produce.steps, produce.temperature_K) == (9, 350.0)
 
 
 def test_a_structure_file_is_relative_to_the_configuration(tmp_path: Path) -> None:
@@ -227,8 +321,17 @@ def test_a_structure_file_is_relative_to_the_configuration(tmp_path: Path) -> No
             "configuration = 'just words' must be a mapping of keys: start with `structure:` and `dynamics:` blocks",
         ),
         ("dynamics: {}\n", "structure = nothing must be given: add the key `structure`"),
+        (
+            "structure:\n  build:\n    gap: {{ gap }}\ndynamics: {}\n",
+            "config = PATH, line 3, column 11 must be YAML: a key is a block or a list, as `{{ name }}` of a template that was "
+            "not filled in; check the indentation, colons and quotes there",
+        ),
+        (
+            "structure: {build: {}}\ndynamics:\n  produce: &a {steps: 1}\n  equilibrate:\n    <<: *a\n    <<: *a\n",
+            "<< = given in lines 5 and 6 must appear once: remove one of the two",
+        ),
     ],
-    ids=["duplicate", "no-yaml", "no-mapping", "missing"],
+    ids=["duplicate", "no-yaml", "no-mapping", "missing", "template", "merged-twice"],
 )
 def test_a_wrong_file_gets_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "c.yaml"

@@ -67,6 +67,14 @@ def test_an_ase_trajectory_is_analysed_by_the_checkpoint_alone(tmp_path: Path) -
     assert [e["atoms"] for e in result["electrodes"]] == [4, 4]
 
 
+def test_the_folder_of_a_run_may_be_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    config = small_run(tmp_path, {**NVE, "steps": 1}, output={"name": "small", "folder": "~/runs"})
+    assert engine.run(config, progress=False).log == tmp_path / "home" / "runs" / "small.csv"
+    assert not (tmp_path / "~").exists()
+
+
 def test_masses_of_the_dynamics_stand_in_the_frames_and_go_on(tmp_path: Path) -> None:
     heavy = small_cell()
     heavy.set_masses(np.where(heavy.numbers == 1, 2.014, heavy.get_masses()))
