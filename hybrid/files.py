@@ -88,7 +88,7 @@ def read_structure(path: str | Path, index: int = -1, name: str = "structure") -
         ) from error
     if count and atoms is None:
         raise ValueError(
-            f"frame = {index} must lie between {-count} and {count - 1}: {name} {path} has {count} frames, counted from 0"
+            f"frame = {index} must lie between {-count} and {count - 1}: {name} {path} has {count} frame{'s' if count > 1 else ''}, counted from 0"
         )
     if not isinstance(atoms, Atoms) or len(atoms) == 0:
         raise ValueError(f"{name} = {path} must hold at least one atom: it is empty")
