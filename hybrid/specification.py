@@ -276,6 +276,11 @@ class ModelSpec(_Spec):
             )
         return out
 
+    def without_reference(self, level: str, numbers: NDArray[np.int64]) -> list[str]:
+        """Elements among some atoms whose energy zero at a level is not known, where that of others is."""
+        known = self.reference_energies.get(level, {})
+        return [e for e in (chemical_symbols[z] for z in np.unique(numbers)) if known and e not in known]
+
     def formal_charge(self, element: str) -> float:
         """Formal charge of an element, e."""
         return self.charges.formal.get(element, FORMAL_CHARGES.get(element, 0.0))

@@ -127,7 +127,8 @@ class LearnedShortRange:
         """Evaluate one frame; forces follow from `respond` once the charges' potential is known.
 
         Raises:
-            ValueError: for no atoms, unknown elements, values per atom of another number of atoms, and atoms at one place.
+            ValueError: for no atoms, elements that are unknown or have no energy zero at the level, values per atom of another
+                number of atoms, and atoms at one place.
         """
         try:
             with kernels_only(self._divides):
@@ -256,6 +257,8 @@ class LearnedShortRange:
         self._check_atoms(len(positions))
         pairs = self._list.update(positions, cell, pbc)
         species = self.model.spec.species(numbers)
+        if self._graph is None or not np.array_equal(self._graph[1], species):
+            self._check_elements(numbers)
         if self._graph is None or self._graph[0] is not pairs or not np.array_equal(self._graph[1], species):
             solved = np.zeros(len(positions), dtype=np.bool_)
             solved[self._solved] = True
@@ -263,6 +266,19 @@ class LearnedShortRange:
             graph = make_graph(positions, cell, pbc, species, reach, solved, pairs, self._widths)
             self._graph = (pairs, species, graph)
         return self._graph[2]
+
+    def _check_elements(self, numbers: IntArray) -> None:
+        """Refuse elements that the model met at other levels only: their energy would count from another zero."""
+        spec = self.model.spec
+        level = spec.levels[int(self.level[0])]
+        missing = spec.without_reference(level, numbers)
+        if missing:
+            others = [v for v in spec.levels if not spec.without_reference(v, numbers)]
+            remedy = f"choose level {others[0]}" if others else "choose another level"
+            raise ValueError(
+                f"elements = {', '.join(missing)} must have reference energies at level {level}, which has those of "
+                f"{', '.join(spec.reference_energies[level])}: {remedy}, or train on energies of this one with them"
+            )
 
     def _check_atoms(self, atoms: int) -> None:
         """Refuse no atoms, and values per atom that are another structure's."""

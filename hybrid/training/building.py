@@ -23,7 +23,7 @@ from grahame.hybrid.training.charge_references import start_charges
 from grahame.hybrid.training.config import TrainConfig
 from grahame.hybrid.training.dataset import source_names
 from grahame.hybrid.training.predicting import predict
-from grahame.hybrid.training.references import fit_references, force_scale, mean_neighbors
+from grahame.hybrid.training.references import fit_references, force_scale, mean_neighbors, move_references
 
 __all__ = ["build_model", "charges_of", "check_known"]
 
@@ -80,7 +80,7 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
     # Labels that the loss does not count are for comparison only.
     started = start_charges(bare, frames) if config.loss.charges > 0.0 else None
     references, notes = fit_references(frames, numbers, levels)
-    explained, _ = fit_references(_predicted(bare, frames), numbers, levels)
+    explained, _ = fit_references(_predicted(bare, _sample(frames, levels)), numbers, levels)
     for level, energies in references.items():
         for element in energies:
             energies[element] -= explained[level].get(element, 0.0)
@@ -89,15 +89,24 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
     return model, notes + ([started] if started else [])
 
 
-def _predicted(model: HybridModel, frames: Sequence[Frame]) -> list[Frame]:
-    """Some frames of each level with the energies of the untrained model, which repulsion and charges make large."""
+def _sample(frames: Sequence[Frame], levels: Sequence[str]) -> list[Frame]:
+    """Some frames with energies of each level."""
     out = []
-    for level in model.spec.levels:
+    for level in levels:
         some = [f for f in frames if f.level == level and "energy" in f.labels]
-        for k in np.unique(np.linspace(0, len(some) - 1, min(len(some), _SAMPLE)).astype(int)):
-            batch = make_batch([some[k]], model.spec.elements, model.spec.architecture.cutoff)
-            energy = predict(model, batch, {"energy"})["energy"].detach().numpy()[0]
-            out.append(replace(some[k], labels={"energy": energy}))
+        out += [
+            some[k] for k in np.unique(np.linspace(0, len(some) - 1, min(len(some), _SAMPLE)).astype(int))
+        ]
+    return out
+
+
+def _predicted(model: HybridModel, frames: Sequence[Frame]) -> list[Frame]:
+    """Frames with the energies of a model; those of an untrained one are large, by its repulsion and charges."""
+    out = []
+    for frame in frames:
+        batch = make_batch([frame], model.spec.elements, model.spec.architecture.cutoff)
+        energy = predict(model, batch, {"energy"})["energy"].detach().numpy()[0]
+        out.append(replace(frame, labels={"energy": energy}))
     return out
 
 
@@ -106,16 +115,30 @@ def _continued(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMode
     model = load_model(config.path(config.transfer.initial))
     spec = model.spec
     check_known(spec, frames)
+    # Energies that the loss does not count are for comparison only.
+    counted = config.loss.energy > 0.0 or (config.stage_two is not None and config.stage_two.energy > 0.0)
+    references, moved = _own_zero(model, frames if counted else [])
     known = provenance(config, frames) | {"initial": dict(spec.provenance)}
-    renewed = HybridModel(spec.model_copy(update={"provenance": known}))
+    renewed = HybridModel(spec.model_copy(update={"provenance": known, "reference_energies": references}))
     renewed.load_state_dict(model.state_dict())
-    return renewed, [
-        f"starting from {config.transfer.initial}, with its elements, levels and reference energies"
-    ]
+    kept = "elements and levels" if moved else "elements, levels and reference energies"
+    return renewed, [f"starting from {config.transfer.initial}, with its {kept}", *moved]
+
+
+def _own_zero(model: HybridModel, frames: Sequence[Frame]) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Reference energies of a trained model, moved to the energy zero of new frames where that is another one."""
+    references, notes = dict(model.spec.reference_energies), []
+    for level in model.spec.levels:
+        some = _sample(frames, [level])
+        moved, note = move_references(references.get(level, {}), some, _predicted(model, some))
+        if note is not None:
+            references[level] = moved
+            notes.append(f"level {level}: {note}")
+    return references, notes
 
 
 def check_known(spec: ModelSpec, frames: Sequence[Frame]) -> None:
-    """Refuse frames of elements or levels of theory that a model does not know.
+    """Refuse frames of elements or levels of theory that a model does not know, and energies that it has no zero for.
 
     Raises:
         ValueError: naming the first frame, and what the model lacks for all of them.
@@ -130,6 +153,14 @@ def check_known(spec: ModelSpec, frames: Sequence[Frame]) -> None:
             raise ValueError(
                 f"{what} = {', '.join(missing)} of {frames[strange[0]].name} must be among those of the training frames or of "
                 f"the initial model ({', '.join(known)}): train on frames that have them, or leave these frames out"
+            )
+    for frame in frames:
+        missing = spec.without_reference(frame.level, frame.numbers)
+        if missing and "energy" in frame.labels:
+            raise ValueError(
+                f"elements = {', '.join(missing)} of {frame.name} must have reference energies at level {frame.level}, which has "
+                f"those of {', '.join(spec.reference_energies[frame.level])}: train on energies of that level with them, or leave "
+                "these frames out"
             )
 
 

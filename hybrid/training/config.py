@@ -158,7 +158,10 @@ Group = Literal["embedding", "interactions", "readout", "features", "charges"]
 
 
 class TransferConfig(Block):
-    """Start from a trained model, parts of it held fixed for some time."""
+    """Start from a trained model, parts of it held fixed for some time.
+
+    Reference energies stay, but for levels whose new energies count from another zero: there they move to it.
+    """
 
     initial: str = Field(description="model file, relative to the configuration file")
     freeze: tuple[Group, ...] = Field(default=(), description="groups of weights that do not change")

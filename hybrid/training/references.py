@@ -11,7 +11,7 @@ Source: Huber, Ann. Math. Stat. 35, 73 (1964).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,21 @@ from numpy.typing import NDArray
 
 from grahame.hybrid.frames import Frame
 
-__all__ = ["LevelFit", "composition", "fit_level", "fit_references", "force_scale", "mean_neighbors"]
+__all__ = [
+    "LevelFit",
+    "composition",
+    "fit_level",
+    "fit_references",
+    "force_scale",
+    "mean_neighbors",
+    "move_references",
+]
 
 Floats = NDArray[np.float64]
 _HUBER = 1.345  # standard deviations; 95 % efficient for normal errors
+# Another energy zero, and not an error of the model: residuals (eV/atom, root mean square) that are large, and of whose
+# mean square constants per element leave no more than this part.
+_LARGE, _LEFT = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,38 @@ def fit_references(
             )
         notes.append(note)
     return out, notes
+
+
+def move_references(
+    held: Mapping[str, float], frames: Sequence[Frame], predicted: Sequence[Frame]
+) -> tuple[dict[str, float], str | None]:
+    """Reference energies of a level for labels that may count from another zero than a trained model.
+
+    Args:
+        held: {symbol: eV} of the model.
+        frames: with energies as labels; predicted: the same with those that the model says.
+    Returns:
+        What to use: `held`, unless constants per element explain nearly all of a large difference; and a sentence where they do.
+    """
+    if not frames:
+        return dict(held), None
+    present = sorted({int(z) for f in frames for z in np.unique(f.numbers)})
+    counts = composition(frames, present)
+    energies = [np.array([float(f.labels["energy"]) for f in some]) for some in (frames, predicted)]
+    fit = fit_level(counts, energies[0] - energies[1])
+    before = float(np.mean(((energies[0] - energies[1]) / counts.sum(axis=1)) ** 2))
+    after = float(np.mean(fit.residuals**2))
+    if not (before > _LARGE**2 and after < _LEFT * before):
+        return dict(held), None
+    steps = {chemical_symbols[z]: float(e) for z, e in zip(present, fit.energies)}
+    note = (
+        f"energies lie {np.sqrt(before):.4g} eV/atom from the initial model's: its reference energies move, by "
+        f"{', '.join(f'{e} {step:.4g}' for e, step in steps.items())} eV, which leaves {np.sqrt(after):.3g} eV/atom"
+    )
+    stay = [e for e in held if e not in steps]
+    if stay:
+        note += f"; those of {', '.join(stay)} stay, no frame has them: energies across both have no meaning"
+    return dict(held) | {e: held.get(e, 0.0) + step for e, step in steps.items()}, note
 
 
 def force_scale(frames: Sequence[Frame]) -> float:

@@ -331,3 +331,16 @@ def test_no_atoms_are_refused() -> None:
         str(refused.value)
         == "atoms = 0 must be at least one: a model has nothing to say of an empty structure"
     )
+
+
+def test_an_element_without_a_reference_energy_at_the_level_is_refused() -> None:
+    known = {"pbe": {"H": -13.0, "O": -430.0}, "rpbe": dict.fromkeys(("H", "O", "Na", "Cl"), 0.0)}
+    model = make_model(levels=("pbe", "rpbe"), reference_energies=known)
+    with pytest.raises(ValueError, match="reference") as error:
+        evaluate(LearnedShortRange(model, "pbe"), water_box())
+    assert str(error.value) == (
+        "elements = Na, Cl must have reference energies at level pbe, which has those of H, O: choose level rpbe, or train on "
+        "energies of this one with them"
+    )
+    evaluate(LearnedShortRange(model, "pbe"), water_box()[:9])
+    evaluate(LearnedShortRange(model, "rpbe"), water_box())
