@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from grahame.electrostatics.electrodes import Electrode
+from grahame.hybrid.fragments import bonds_within
 from grahame.hybrid.frames import Conditions
 from grahame.hybrid.schema import ElectricState
-from grahame.kernels.neighbors import neighbor_pairs
 
 if TYPE_CHECKING:
     from grahame.hybrid.reading import Reading
@@ -29,7 +28,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _NEUTRALISED = ("explicit_ions", "uniform_background", "none")
-_BOND = 1.25  # times the sum of the covalent radii
 
 
 def boundary_of(atoms: Atoms, boundary: str) -> tuple[str, tuple[bool, bool, bool]]:
@@ -61,17 +59,15 @@ def boundary_of(atoms: Atoms, boundary: str) -> tuple[str, tuple[bool, bool, boo
 
 def _check_uncut(atoms: Atoms, cell: Floats) -> None:
     """Refuse a slab that the cell's upper face cuts in two: across it, atoms would lose their neighbours."""
-    reach = 2.0 * _BOND * float(covalent_radii[atoms.numbers].max())
-    pairs = neighbor_pairs(atoms.positions, cell, (True, True, True), reach)
-    crossing = np.flatnonzero(pairs.shifts[:, 2])
-    for k in crossing:
-        i, j = int(pairs.i[k]), int(pairs.j[k])
-        d = atoms.positions[j] + pairs.shifts[k] @ cell - atoms.positions[i]
-        if np.linalg.norm(d) < _BOND * (covalent_radii[atoms.numbers[i]] + covalent_radii[atoms.numbers[j]]):
-            raise ValueError(
-                f"atoms {min(i, j)} and {max(i, j)} must not be bonded across the face of the cell along z, which does not repeat "
-                "in a slab: shift the frame so that the vacuum lies there"
-            )
+    everyone, numbers = np.zeros(len(atoms), dtype=np.int64), atoms.numbers.astype(np.int64)
+    i, j, shifts = bonds_within(atoms.positions, numbers, cell, (True, True, True), everyone)
+    across = np.flatnonzero(shifts[:, 2])
+    if len(across):
+        first, second = sorted((int(i[across[0]]), int(j[across[0]])))
+        raise ValueError(
+            f"atoms {first} and {second} must not be bonded across the face of the cell along z, which does not repeat in a "
+            "slab: shift the frame so that the vacuum lies there"
+        )
 
 
 def conditions_of(atoms: Atoms, reading: Reading, state: ElectricState, boundary: str) -> Conditions:
@@ -145,18 +141,12 @@ def _fragments(
     if reading.fragments != "connected":
         index = _array(atoms, reading.fragments).astype(np.int64)
     else:
-        n, radius = len(atoms), covalent_radii[atoms.numbers]
-        pbc: Any = tuple(bool(p) for p in atoms.pbc)
-        cell = np.array(atoms.cell, dtype=float)
-        pairs = neighbor_pairs(atoms.positions, cell, pbc, 2.0 * _BOND * float(radius.max()))
-        d = atoms.positions[pairs.j] + pairs.shifts @ cell - atoms.positions[pairs.i]
-        mobile = group < 0
-        bonded = np.linalg.norm(d, axis=1) < _BOND * (radius[pairs.i] + radius[pairs.j])
-        bonded &= mobile[pairs.i] & mobile[pairs.j]
-        ends = pairs.i[bonded], pairs.j[bonded]
-        _, found = connected_components(
-            coo_matrix((np.ones(len(ends[0])), ends), shape=(n, n)), directed=False
-        )
+        n, mobile = len(atoms), group < 0
+        pbc = (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
+        owner = np.where(mobile, 0, -1).astype(np.int64)
+        cell, numbers = np.array(atoms.cell, dtype=float), atoms.numbers.astype(np.int64)
+        i, j, _ = bonds_within(atoms.positions, numbers, cell, pbc, owner)
+        _, found = connected_components(coo_matrix((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)
         index = np.where(mobile, found, -1).astype(np.int64)
     _, first, ranks = np.unique(index[index >= 0], return_index=True, return_inverse=True)
     out = np.full(len(atoms), -1, dtype=np.int64)

@@ -20,6 +20,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
 from grahame.hybrid.ensembles import boundary_of, conditions_of
+from grahame.hybrid.fragments import steps_to_whole
 from grahame.hybrid.frames import LABELS, Conditions, Frame
 from grahame.hybrid.schema import ElectricState
 from grahame.hybrid.unwrap import image_shifts
@@ -74,7 +75,7 @@ class Reading:
         formal: formal charge of elements, e; they decide what the rest leaves over.
         boundary_transfer: electrolyte atoms exchange charge with the metal, which then takes what they leave.
         formal_charges: array of formal charges per atom (e), instead of those by element.
-        fragments: array with the fragment of each atom, or "connected" to find them by bonds.
+        fragments: array with the fragment of each atom, or "connected" to find them by bonds; each is put together.
         fragment_charges: info keys with the charge of each fragment (e), ordered by their first atoms.
         field_key: info key of the field (V/Å), a vector, or a number along z; displacement_key: of D/eps0.
         born_transposed: the file's Born charges have the direction of the field first.
@@ -232,7 +233,7 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
         boundary, pbc = boundary_of(atoms, reading.boundary)
         conditions = conditions_of(atoms, reading, state, boundary)
         side = _side(reading, state) if "work_function" in labels else None
-        positions = _whole(atoms, conditions)
+        positions = _whole(atoms, conditions, pbc)
         wrong += _kinds(labels, state, conditions)
         reason = why_none(conditions) if side is not None else None
         if reason is not None:
@@ -256,15 +257,20 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
     )
 
 
-def _whole(atoms: Atoms, conditions: Conditions) -> Floats:
-    """Positions (n,3) Å, with what the cell's upper face cuts made whole where a field along the normal would see it."""
+def _whole(atoms: Atoms, conditions: Conditions, pbc: tuple[bool, bool, bool]) -> Floats:
+    """Positions (n,3) Å, with what the cell's faces cut made whole where a prediction would see it.
+
+    A field along the normal sees it of all atoms, a dipole of fragments with charges of their own.
+    """
     positions = np.array(atoms.positions, dtype=float)
-    if conditions.boundary not in ("finite-field", "displacement"):
-        return positions
-    cell, groups = np.array(atoms.cell, dtype=float), [e.indices for e in conditions.electrodes]
-    numbers = atoms.numbers.astype(np.int64)
-    shifts = image_shifts(positions, numbers, cell, groups, conditions.boundary, wrapped=True)
-    return np.asarray(positions + shifts[:, None] * cell[2])
+    cell, numbers = np.array(atoms.cell, dtype=float), atoms.numbers.astype(np.int64)
+    if conditions.boundary in ("finite-field", "displacement"):
+        groups = [e.indices for e in conditions.electrodes]
+        shifts = image_shifts(positions, numbers, cell, groups, conditions.boundary, wrapped=True)
+        positions = positions + shifts[:, None] * cell[2]
+    if conditions.fragments is not None:
+        positions = positions + steps_to_whole(positions, numbers, cell, pbc, conditions.fragments) @ cell
+    return positions
 
 
 def _check_numbers(atoms: Atoms, reading: Reading) -> None:

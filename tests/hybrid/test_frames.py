@@ -12,6 +12,7 @@ from ase.io import write
 
 from grahame.hybrid.frames import LABELS, Frame, make_batch
 from grahame.hybrid.reading import BadFrames, Reading, make_frame, read_frames
+from tests.hybrid.model_cells import batch_of, make_model, water_box
 
 FORMAL = {"H": 1.0, "O": -2.0, "Na": 1.0}
 EMPTY: dict[str, str] = {}
@@ -434,3 +435,57 @@ def test_labels_of_the_right_kind_are_read(info: dict[str, Any]) -> None:
     atoms = slab()
     atoms.info |= {"E": -3.0} | info
     make_frame(atoms, Reading({"energy": "E"}, electrode_elements=("Au",), boundary="slab"))
+
+
+@pytest.mark.parametrize("boundary", ["3d", "slab"])
+@pytest.mark.parametrize("fragments", ["connected", "molecule"])
+def test_predictions_for_fragments_do_not_depend_on_the_images_in_the_file(
+    boundary: str, fragments: str
+) -> None:
+    model, atoms = make_model(charges={"kind": "projected"}), water_box()
+    atoms.info["total_charge"] = 0.0
+    atoms.arrays["molecule"] = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 4])
+    atoms.info |= {"fq": np.array([0.0, 0.0, 0.0, 1.0, -1.0])}
+    atoms.pbc = (True, True, boundary == "3d")
+    atoms.positions += 0.5 * np.array(atoms.cell)[0]
+    # Two ions that belong together, though no bond joins them.
+    if fragments == "molecule":
+        atoms.arrays["molecule"][10], atoms.info["fq"] = 3, np.zeros(4)
+        atoms.positions[10] = atoms.positions[9] + [1.8, 1.7, 1.9]
+    reading = Reading(EMPTY, fragments=fragments, fragment_charges=("fq",))
+    rng, found = np.random.default_rng(4), []
+    for wrapped in (False, True):
+        other = atoms.copy()
+        if wrapped:
+            steps = rng.integers(-2, 3, (len(other), 3)) * other.pbc
+            other.positions += steps @ np.array(other.cell)
+        read = make_frame(other, reading)
+        found.append(model.predict(batch_of(model, read), born=True))
+        moved = (read.positions - other.positions) @ np.linalg.inv(np.array(other.cell))
+        np.testing.assert_allclose(moved, np.round(moved), atol=1e-9)
+        if not wrapped:
+            assert not np.round(moved).any()
+    kept, other = found
+    assert kept.born is not None
+    assert other.born is not None
+    torch.testing.assert_close(other.born, kept.born, rtol=0.0, atol=1e-9)
+    steps = (other.dipole - kept.dipole)[0].numpy() @ np.linalg.inv(np.array(atoms.cell))
+    # Ions carry whole charges: theirs is the freedom to lie in any cell.
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
+    if fragments == "molecule":
+        np.testing.assert_allclose(steps, 0.0, atol=1e-9)
+
+
+def test_a_fragment_without_end_stays_as_it_is() -> None:
+    chain = Atoms("C2H4", cell=[2.5, 9.0, 9.0], pbc=True)
+    chain.positions[:2] = [[0.1, 4.0, 4.0], [1.35, 4.8, 4.0]]
+    chain.positions[2:] = chain.positions[[0, 0, 1, 1]] + [
+        [0, -0.6, 0.9],
+        [0, -0.6, -0.9],
+        [0, 0.6, 0.9],
+        [0, 0.6, -0.9],
+    ]
+    chain.positions[5] += [0.0, 9.0, 0.0]
+    chain.info["total_charge"] = 0.0
+    read = make_frame(chain, Reading(EMPTY, fragments="connected"))
+    np.testing.assert_array_equal(read.positions, chain.positions)
