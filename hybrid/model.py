@@ -40,6 +40,9 @@ __all__ = ["FORMAL_CHARGES", "ChargeSpec", "HybridModel", "ModelSpec", "Predicti
 class Prediction:
     """What a model says of a batch.
 
+    Dipole, Born charges and field response of models with `charges.in_energy` are of the charges alone: what the energy of
+    charges adds to the derivative of the energy with the field is not in them.
+
     Attributes:
         energy: (B,) eV, Omega in the ensemble of each frame.
         forces: (n,3) eV/Å, -dOmega/dR in total, or None.

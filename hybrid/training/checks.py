@@ -128,20 +128,46 @@ def _periodic(frame: Frame, spec: ChargeSpec) -> Iterator[str]:
             refuse_exchange()
     except ValueError as error:
         yield str(error)
-    if "dipole" in frame.labels and shared and c.boundary != "open":
-        repeats = [p and (d < 2 or c.boundary not in SLABS) for d, p in enumerate(frame.pbc)]
-        # A label may leave out, as NaN, what is not defined.
-        if (np.abs(frame.cell[repeats]) @ np.isfinite(frame.labels["dipole"]) > 0).any():
+    yield from _derived(frame, spec, shared)
+
+
+def _derived(frame: Frame, spec: ChargeSpec, shared: bool) -> Iterator[str]:
+    """Labels that follow from charges, where they depend on the images that the file holds, or lack a part."""
+    c, labels = frame.conditions, frame.labels
+    if spec.in_energy:
+        given = [name for name in ("dipole", "born", "field_response") if name in labels]
+        if given:
             yield (
-                f"dipole = {np.asarray(frame.labels['dipole']).tolist()} e Å must be nan along directions that repeat with "
-                f"charges of kind {spec.kind} that all atoms of a periodic cell share: it depends on where the cell is cut; use "
-                "transfer"
+                f"{', '.join(given)} = given must be left out with model.charges.in_energy: those of such a model are of its "
+                "charges alone, without what their energy adds; leave them out, or train without in_energy"
             )
-    if "born" in frame.labels and shared and any(frame.pbc):
-        yield (
-            f"born = given must be left out with charges of kind {spec.kind} that all atoms of a periodic cell share: their "
-            "dipole depends on where the cell is cut; use transfer"
+        return
+    if not (shared or c.electrodes) or c.boundary == "open":
+        return
+    whole = f"charges of kind {spec.kind} that all atoms of a periodic cell share"
+    cut, image = "depends on where the cell is cut", "depends on which image of a metal atom the file holds"
+    repeats = [p and (d < 2 or c.boundary not in SLABS) for d, p in enumerate(frame.pbc)]
+    # A label may leave out, as NaN, what is not defined.
+    if "dipole" in labels and (np.abs(frame.cell[repeats]) @ np.isfinite(labels["dipole"]) > 0).any():
+        given = (
+            f"dipole = {np.asarray(labels['dipole']).tolist()} e Å must be nan along directions that repeat"
         )
+        if c.electrodes:
+            yield f"{given} beside electrodes: it {image}; set those components to nan"
+        else:
+            yield f"{given} with {whole}: it {cut}; use transfer"
+    if "born" in labels and any(frame.pbc):
+        given = "born = given must be left out"
+        if c.electrodes:
+            yield f"{given} beside electrodes in a periodic cell: it {image}; give field_response, along the normal"
+        else:
+            yield f"{given} with {whole}: their dipole {cut}; use transfer"
+    if "field_response" in labels and c.boundary == "3d":
+        given = "field_response = given must be left out with boundary 3d"
+        if c.electrodes:
+            yield f"{given} beside electrodes: it {image}; use boundary slab"
+        else:
+            yield f"{given} and {whole}: it {cut}; use transfer"
 
 
 def _distances(frame: Frame, checks: ChecksConfig, cutoff: float) -> Iterator[str]:

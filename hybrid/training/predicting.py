@@ -14,7 +14,7 @@ from grahame.hybrid.work_functions import SIDES, why_none
 
 __all__ = ["OF_CHARGES", "labelled", "predict"]
 
-OF_CHARGES = ("charges", "dipole", "born")
+OF_CHARGES = ("charges", "dipole", "born", "field_response")
 """Labels that follow from the charges of a model."""
 
 

@@ -320,6 +320,48 @@ def test_the_known_outliers_of_a_real_set_are_found_and_no_others() -> None:
             {"dipole": np.array([0.2, np.nan, 0.1])},
             "dipole = [0.2, nan, 0.1] e Å must be nan along directions that repeat with charges of kind projected that all",
         ),
+        (
+            {"kind": "solved"},
+            {},
+            {"field_response": np.zeros((2, 3))},
+            "field_response = given must be left out with boundary 3d and charges of kind solved that all atoms of a periodic "
+            "cell share: it depends on where the cell is cut; use transfer",
+        ),
+        (
+            {"kind": "projected"},
+            {},
+            {"field_response": np.zeros((2, 3))},
+            "field_response = given must be left out with boundary 3d and charges of kind projected that all atoms of a "
+            "periodic cell share: it depends on where the cell is cut; use transfer",
+        ),
+        (
+            {"kind": "transfer"},
+            {"electrodes": (Electrode([0, 1], charge=0.0),)},
+            {"field_response": np.zeros((2, 3))},
+            "field_response = given must be left out with boundary 3d beside electrodes: it depends on which image of a metal "
+            "atom the file holds; use boundary slab",
+        ),
+        (
+            {"kind": "transfer"},
+            {"boundary": "slab", "electrodes": (Electrode([0, 1], charge=0.0),)},
+            {"born": np.zeros((2, 3, 3))},
+            "born = given must be left out beside electrodes in a periodic cell: it depends on which image of a metal atom the "
+            "file holds; give field_response, along the normal",
+        ),
+        (
+            {"kind": "transfer"},
+            {"boundary": "slab", "electrodes": (Electrode([0, 1], charge=0.0),)},
+            {"dipole": np.array([0.0, 0.0, 0.1])},
+            "dipole = [0.0, 0.0, 0.1] e Å must be nan along directions that repeat beside electrodes: it depends on which image "
+            "of a metal atom the file holds; set those components to nan",
+        ),
+        (
+            {"kind": "solved", "in_energy": True},
+            {},
+            {"dipole": np.full(3, np.nan), "born": np.zeros((2, 3, 3)), "field_response": np.zeros((2, 3))},
+            "dipole, born, field_response = given must be left out with model.charges.in_energy: those of such a model are of "
+            "its charges alone, without what their energy adds; leave them out, or train without in_energy",
+        ),
     ],
 )  # fmt: skip
 def test_what_the_charges_have_no_answer_for_is_found(
@@ -350,3 +392,6 @@ def test_the_normal_component_of_a_slabs_dipole_is_a_label_for_all_charges() -> 
         np.array([79, 79]), places, 6.0 * np.eye(3), (True,) * 3, conditions=conditions, labels=labels
     )
     assert not check_frames(Splits(train=[frame]), ChecksConfig(), ChargeSpec(kind="projected"), 3.0)
+    metal = replace(conditions, electrodes=(Electrode([0, 1], charge=0.0),))
+    beside = replace(frame, conditions=metal, labels=labels | {"field_response": np.zeros((2, 3))})
+    assert not check_frames(Splits(train=[beside]), ChecksConfig(), ChargeSpec(), 3.0)

@@ -280,13 +280,20 @@ def test_two_levels_of_theory_train_together(tmp_path: Path) -> None:
     assert {r.quantity for r in table.rows()} == {"energy", "forces"}
 
 
-def test_charges_of_a_model_without_any_cannot_be_trained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", ["charges", "field_response"])
+def test_charges_of_a_model_without_any_cannot_be_trained(label: str, tmp_path: Path) -> None:
     write_data(tmp_path)
-    config = settings(tmp_path / "out", model={"charges": {"kind": "none"}}, loss={"charges": 2.0})
+    config = settings(
+        tmp_path / "out", model={"charges": {"kind": "none"}}, loss={"charges": 0.0, label: 2.0}
+    )
+    # What the label holds does not matter.
+    config["data"]["keys"] = config["data"]["keys"] | {
+        label: {"charges": "REF_charges"}.get(label, "REF_forces")
+    }
     with pytest.raises(ValueError, match="kind none") as error:
         train(parse_training(config, tmp_path), progress=False)
     assert str(error.value) == (
-        "loss.charges = 2 must be 0 with charges of kind none: set it to 0, or choose another model.charges.kind"
+        f"loss.{label} = 2 must be 0 with charges of kind none: set it to 0, or choose another model.charges.kind"
     )
 
 
