@@ -228,6 +228,40 @@ class ConstantPotential:
         values = {key: kind.out(v, track) if isinstance(v, Tensor) else v for key, v in values.items()}
         return ConstantPotentialResult(**values)
 
+    def check(
+        self,
+        positions: Any,
+        charges: Any,
+        cell: Any,
+        potentials: Any = None,
+        electrode_charges: Any = None,
+        field: Any = None,
+        displacement: Any = None,
+        smearing: Any = None,
+        exclusions: Any = None,
+        total_charge: Any = 0.0,
+        electronegativity: Any = None,
+        hardness: Any = None,
+    ) -> None:
+        """Refuse what `solve` refuses of its arguments, without solving.
+
+        Args:
+            As `solve`, for one system.
+
+        Raises:
+            ValueError: for input that has no right answer; the message names the value and the remedy.
+        """
+        kind = Kind(positions, charges, cell, field, displacement, smearing, total_charge)
+        device = torch.device(self.coulomb.device or kind.device or "cpu")
+        with torch.no_grad():
+            held = what_is_held(self.electrodes, potentials, electrode_charges, device)
+            site = self._site_on(device, electronegativity, hardness)
+            problem = make_problem(
+                self.coulomb, self.electrodes, site, held, positions, charges, cell, smearing, exclusions, field,
+                displacement, total_charge,
+            )  # fmt: skip
+            checks.exclusions_of(exclusions, len(problem.x))
+
     @property
     def capacitance(self) -> NDArray[np.float64]:
         """dQ_g/dpsi_h at fixed ions in e/V, (groups, groups); rows and columns of charge-held groups are 0.

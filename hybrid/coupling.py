@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from grahame.electrostatics import ConstantPotential, Coulomb, Electrode, switch
+from grahame.electrostatics.checks import cell_of
 from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.hybrid.crossing import (
     effective_displacement,
@@ -166,13 +167,7 @@ class LongRangeTerms:
         x, q, widths = graph.positions[atoms], out.charges[atoms], out.widths[atoms]
         cell = None if held.boundary == "open" else graph.cells[frame]
         field = None if held.field is None else torch.tensor(held.field, dtype=torch.float64, device=x.device)
-        groups = list(held.electrodes)
-        if self.solved:
-            rest = torch.ones(len(x), dtype=torch.bool)
-            for g in groups:
-                rest[torch.as_tensor(g.indices)] = False
-            if bool(rest.any()):
-                groups.append(self._remainder(rest, groups, held))
+        groups = self._groups(len(x), held)
         no_level = q.new_full((), torch.nan)
         count = len(x)
         beside = None if out.sites is None else out.sites.of(atoms.start, atoms.stop)
@@ -253,6 +248,33 @@ class LongRangeTerms:
             solution.potentials,
             level,
         )
+
+    def check(self, positions: Tensor, charges: Tensor, cell: Tensor, held: Conditions) -> None:
+        """Refuse conditions that a solve refuses, without one.
+
+        Args:
+            positions: (n,3) Å; cell: (3,3) rows in Å.
+            charges: (n,) e with the sum that a model's will have; those of solved atoms are ignored.
+            held: conditions of the frame.
+        Raises:
+            ValueError: for what has no right answer.
+        """
+        coulomb, groups = make_coulomb(held.boundary, self.accuracy), self._groups(len(positions), held)
+        h = cell_of(None if held.boundary == "open" else cell, held.boundary, positions)
+        if groups:
+            ConstantPotential(groups, coulomb).check(
+                positions, charges, h, field=held.field, displacement=held.displacement, total_charge=held.total_charge
+            )  # fmt: skip
+        else:
+            coulomb.check_fields(charges, h, held.field, held.displacement)
+
+    def _groups(self, atoms: int, held: Conditions) -> list[Electrode]:
+        """What is solved for: electrodes, and where a model solves all charges the other atoms."""
+        groups = list(held.electrodes)
+        rest = torch.as_tensor(~held.solved(atoms))
+        if self.solved and bool(rest.any()):
+            groups.append(self._remainder(rest, groups, held))
+        return groups
 
     @staticmethod
     def _check_total(q: Tensor, held: Conditions) -> None:

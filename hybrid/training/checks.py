@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from grahame.electrostatics.cells import SLABS
+from grahame.hybrid.coupling import LongRangeTerms
 from grahame.hybrid.crossing import refuse_periodic_field, refuse_shared
 from grahame.hybrid.exchange import refuse_exchange
 from grahame.hybrid.frames import Frame
@@ -43,6 +46,8 @@ def check_frames(splits: Splits, checks: ChecksConfig, charges: ChargeSpec, cuto
         ]
         if not frame.labels:
             texts.append("labels = none must be one at least: name the file's keys")
+        # What a solve would refuse is most often named better, with the label or key it comes from.
+        texts = texts or list(_conditions(frame, charges))
         found += [Problem(frame.source, frame.index, text) for text in texts]
     return found + _duplicates(splits) + _energies(splits.frames, checks)
 
@@ -74,10 +79,7 @@ def _charges(frame: Frame, checks: ChecksConfig, spec: ChargeSpec) -> Iterator[s
     if abs(c.total_charge - round(c.total_charge)) > 1e-6:
         yield f"total_charge = {c.total_charge:g} e must be a whole number: correct it, a cell has whole electrons"
     if kind == "transfer" and not c.electrodes:
-        own = c.formal_charges
-        if own is None:
-            formal = FORMAL_CHARGES | spec.formal
-            own = np.array([formal.get(chemical_symbols[z], 0.0) for z in frame.numbers])
+        own = _formal(frame, spec)
         if abs(own.sum() - c.total_charge) > 1e-6:
             yield (
                 f"formal charges = {own.sum():g} e in sum must equal total_charge = {c.total_charge:g} e: set "
@@ -131,14 +133,55 @@ def _periodic(frame: Frame, spec: ChargeSpec) -> Iterator[str]:
     yield from _derived(frame, spec, shared)
 
 
+def _conditions(frame: Frame, spec: ChargeSpec) -> Iterator[str]:
+    """What the solver of the charges refuses, whatever the model will say of them."""
+    if spec.kind == "none":
+        return
+    terms = LongRangeTerms(1e-5, spec.kind == "solved", spec.boundary_transfer)
+    try:
+        terms.check(
+            torch.as_tensor(frame.positions),
+            torch.as_tensor(_any_charges(frame, spec)),
+            torch.as_tensor(frame.cell),
+            frame.conditions,
+        )
+    except ValueError as error:
+        yield str(error)
+
+
+def _any_charges(frame: Frame, spec: ChargeSpec) -> NDArray[np.float64]:
+    """(n,) e, charges that add up to what those of every model of this kind will add up to; 0 on solved atoms."""
+    c, free = frame.conditions, ~frame.conditions.solved(len(frame))
+    if spec.kind == "solved":
+        return np.zeros(len(frame))
+    if spec.kind == "transfer":
+        return np.where(free, _formal(frame, spec), 0.0)
+    if c.fragments is None:
+        return np.full(len(frame), c.total_charge / len(frame))
+    out = np.zeros(len(frame))
+    if c.fragment_charges is not None:
+        inside = free & (c.fragments >= 0)
+        own = c.fragments[inside]
+        out[inside] = c.fragment_charges[own] / np.bincount(own, minlength=len(c.fragment_charges))[own]
+    return out
+
+
+def _formal(frame: Frame, spec: ChargeSpec) -> NDArray[np.float64]:
+    """(n,) e, of the frame, else of the elements."""
+    if frame.conditions.formal_charges is not None:
+        return np.asarray(frame.conditions.formal_charges)
+    formal = FORMAL_CHARGES | spec.formal
+    return np.array([formal.get(chemical_symbols[z], 0.0) for z in frame.numbers])
+
+
 def _derived(frame: Frame, spec: ChargeSpec, shared: bool) -> Iterator[str]:
     """Labels that follow from charges, where they depend on the images that the file holds, or lack a part."""
     c, labels = frame.conditions, frame.labels
     if spec.in_energy:
-        given = [name for name in ("dipole", "born", "field_response") if name in labels]
-        if given:
+        names = [name for name in ("dipole", "born", "field_response") if name in labels]
+        if names:
             yield (
-                f"{', '.join(given)} = given must be left out with model.charges.in_energy: those of such a model are of its "
+                f"{', '.join(names)} = given must be left out with model.charges.in_energy: those of such a model are of its "
                 "charges alone, without what their energy adds; leave them out, or train without in_energy"
             )
         return

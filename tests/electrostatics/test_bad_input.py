@@ -418,3 +418,37 @@ def test_the_default_cutoff_carries_any_width() -> None:
             X, Q, CELL, smearing=widths
         )
         np.testing.assert_allclose(got.forces, truth.forces, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("boundary", "changes"),
+    [
+        ("slab", {"positions": changed(X, (0, 0), np.nan)}),
+        ("slab", {"cell": None}),
+        ("slab", {"electrode_charges": [0.5, 0.1]}),
+        ("slab", {"field": np.array([0.1, 0.0, 0.0])}),
+        ("slab", {"total_charge": None}),
+        ("slab", {"exclusions": [[0, 9]]}),
+        ("slab", {"hardness": [1.0, 2.0, 3.0]}),
+        ("3d", {}),
+        ("finite-field", {"total_charge": 0.5}),
+    ],
+)
+def test_a_check_says_what_a_solve_says(boundary: str, changes: dict[str, object]) -> None:
+    given = {"positions": X, "charges": Q, "cell": CELL} | changes
+    said = []
+    for name in ("check", "solve"):
+        groups = [Electrode([0, 1], potential=0.0), Electrode([2, 3], potential=1.0)]
+        cpm = ConstantPotential(groups, Coulomb(boundary), smearing=0.5)
+        with pytest.raises(ValueError, match="must") as error:
+            getattr(cpm, name)(**given)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+def test_a_check_solves_nothing() -> None:
+    cpm = ConstantPotential(
+        [Electrode([0, 1], potential=0.0), Electrode([2, 3], charge=0.3)], Coulomb("slab")
+    )
+    cpm.check(X, Q, CELL)
+    assert cpm.factorizations == 0

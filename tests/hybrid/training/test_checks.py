@@ -395,3 +395,110 @@ def test_the_normal_component_of_a_slabs_dipole_is_a_label_for_all_charges() -> 
     metal = replace(conditions, electrodes=(Electrode([0, 1], charge=0.0),))
     beside = replace(frame, conditions=metal, labels=labels | {"field_response": np.zeros((2, 3))})
     assert not check_frames(Splits(train=[beside]), ChecksConfig(), ChargeSpec(), 3.0)
+
+
+def two_electrodes(kind: str, values: tuple[float, float]) -> tuple[Electrode, ...]:
+    return tuple(Electrode([k], **{kind: v}) for k, v in enumerate(values))
+
+
+BAD_CONDITIONS = {
+    "held charges that do not add up": (
+        {"kind": "transfer"},
+        {"boundary": "slab", "electrodes": two_electrodes("charge", (-0.2, 0.3))},
+        "electrode charges + electrolyte charges = 0.1 + 0 e must equal total_charge = 0 e: change a held charge or "
+        "total_charge, or hold one electrode at a potential",
+    ),
+    "one charge that neutrality forbids": (
+        {"kind": "projected"},
+        {
+            "boundary": "slab",
+            "electrodes": (Electrode([0, 1], charge=0.5),),
+            "fragments": np.array([-1, -1, 0, 0]),
+            "fragment_charges": np.zeros(1),
+        },
+        "electrode charges + electrolyte charges = 0.5 + 0 e must equal total_charge = 0 e: change a held charge or "
+        "total_charge, or hold one electrode at a potential",
+    ),
+    "unequal potentials in 3d": (
+        {"kind": "transfer"},
+        {"boundary": "3d", "electrodes": two_electrodes("potential", (0.0, 1.0))},
+        'potentials = 0, 1 V must be equal with boundary = "3d": the cell repeats through the electrodes; use boundary = '
+        '"finite-field" or "slab"',
+    ),
+    "a charged slab in a field": (
+        {"kind": "solved"},
+        {"boundary": "slab", "total_charge": 1.0, "field": (0.0, 0.0, 0.1)},
+        "sum of charges = 1 e must be zero with a field: the energy would depend on the origin; add counter charges",
+    ),
+    "a charged molecule in a field": (
+        {"kind": "projected"},
+        {"boundary": "open", "total_charge": 1.0, "field": (0.0, 0.0, 0.1)},
+        "sum of charges = 1 e must be zero with a field: the energy would depend on the origin; add counter charges",
+    ),
+    "an in-plane field": (
+        {"kind": "transfer"},
+        {"boundary": "slab", "field": (0.1, 0.0, 0.0)},
+        'field = [0.1, 0.0, 0.0] V/Å must be parallel to the surface normal with boundary = "slab": a component in the periodic '
+        "plane has no potential",
+    ),
+    "a field in finite field": (
+        {"kind": "transfer"},
+        {
+            "boundary": "finite-field",
+            "electrodes": two_electrodes("potential", (0.0, 1.0)),
+            "field": (0.0, 0.0, 0.1),
+        },
+        'field = [0.0, 0.0, 0.1] V/Å must be left out with boundary = "finite-field": there the field follows the potentials',
+    ),
+    "solved charges beside potentials": (
+        {"kind": "solved"},
+        {"boundary": "slab", "electrodes": two_electrodes("potential", (0.0, 1.0))},
+        "electrodes = held at a potential must not stand beside solved charges of the other atoms in training: hold their "
+        "charge, which is what the label fixes",
+    ),
+    "a slab without a height": (
+        {"kind": "solved"},
+        {"boundary": "slab"},
+        "cell volume = 0 Å³ must be greater than zero: its vectors are missing or lie in one plane; give three independent "
+        "vectors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CONDITIONS)
+def test_conditions_that_the_solver_refuses_are_found_before_training(name: str) -> None:
+    charges, conditions, sentence = BAD_CONDITIONS[name]
+    places = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 9.0], [0.0, 0.0, 3.0], [0.0, 0.0, 6.0]])
+    held = Conditions(**conditions)  # type: ignore[arg-type]
+    repeats = held.boundary != "open"
+    cell = np.diag([6.0, 6.0, 0.0 if name.endswith("height") else 12.0])
+    frame = Frame(
+        np.array([79, 79, 10, 10]),
+        places,
+        cell,
+        (repeats, repeats, repeats and not held.boundary.startswith("slab")),
+        conditions=held,
+        labels={"energy": np.array(0.0)},
+    )
+    formal = {"formal": {"Au": 0.0, "Ne": 0.0}} if charges["kind"] == "transfer" else {}
+    (problem,) = check_frames(Splits([frame]), ChecksConfig(), ChargeSpec(**charges, **formal), 3.0)  # type: ignore[arg-type]
+    assert problem.text == sentence
+
+
+def test_frames_with_such_conditions_are_dropped_where_bad_ones_are(tmp_path: Path) -> None:
+    some = frames(6, 1)
+    for k, atoms in enumerate(some):
+        atoms.cell, atoms.pbc = [30.0, 30.0, 30.0], True
+        atoms.info["external_field"] = [0.1 if k == 4 else 0.0, 0.0, 0.1]
+        atoms.info |= {"field_unit": "V/Å", "field_kind": "E"}
+    write(tmp_path / "train.xyz", some)
+    write(tmp_path / "valid.xyz", frames(4, 2))
+    config = settings(tmp_path, loss={"charges": 0})
+    sources = [
+        {"file": "train.xyz", "boundary": "slab", "keys": KEYS},
+        {"file": "valid.xyz", "use": "valid", "keys": KEYS},
+    ]
+    config["data"] = {"sources": sources, "drop_bad": True, "checks": {"energy_outliers": None}}
+    splits = checked_frames(parse_training(config, tmp_path))
+    assert [(p.source, p.index) for p in splits.problems] == [("train.xyz", 4)]
+    assert [f.index for f in splits.train] == [0, 1, 2, 3, 5]
