@@ -89,18 +89,17 @@ def read_sources(config: TrainConfig, charges: ChargeSpec) -> Splits:
         FileNotFoundError: when a file is not there.
     """
     splits = Splits()
-    read: list[tuple[SourceConfig, _File]] = []
+    read: list[tuple[SourceConfig, list[_File]]] = []
     for number, (source, files) in enumerate(zip(config.data.sources, source_names(config))):
-        frames: list[Frame] = []
-        for path, name in files:
-            own = read_frames(path, source.reading(charges), splits.problems, name)
-            read.append((source, _File(_place(path), name, own)))
-            frames += own
+        reading = source.reading(charges)
+        own = [_File(_place(p), name, read_frames(p, reading, splits.problems, name)) for p, name in files]
+        read.append((source, own))
+        frames = [frame for file in own for frame in file.frames]
         missing = absent(source.electrode_elements, frames)
         if missing is not None:
             splits.absent.append(f"data.sources[{number}].electrode_elements = {missing}")
-    drawn = _drawn([(s.split, f) for s, f in read if s.split is not None], config.seed)
-    for source, file in read:
+    drawn = _drawn([(s.split, own) for s, own in read if s.split is not None], config.seed)
+    for source, file in [(source, file) for source, own in read for file in own]:
         places: Iterable[str | None] = repeat(source.use)
         if source.split is not None:
             places = _where(file, source.split, drawn, splits)
@@ -125,19 +124,24 @@ class _File:
         return split.group, {f.index: str(f.info[split.group]) for f in self.frames if split.group in f.info}
 
 
-def _drawn(splits: Sequence[tuple[SplitConfig, _File]], seed: int) -> dict[tuple[str, str], bool]:
+def _drawn(splits: Sequence[tuple[SplitConfig, list[_File]]], seed: int) -> dict[tuple[str, str], bool]:
     """Whether a group is for validation, by what it is told apart by and its name; all files that hold it agree.
 
-    Files with few groups come first: those that share them with larger ones get their part too.
+    The part that is drawn is one of all files of a source together. Sources with few groups come first: those that share
+    them with larger ones get their part too.
     """
     drawn: dict[tuple[str, str], bool] = {}
-    parts = [(split.fraction, *file.groups(split)) for split, file in splits if split.fraction is not None]
-    for fraction, kind, groups in sorted(parts, key=lambda p: len(set(p[2].values()))):
-        names = sorted(set(groups.values()))
-        open_ = max(1, round(fraction * len(names))) - sum(drawn.get((kind, n), False) for n in names)
-        for k in np.random.default_rng([seed, len(names)]).permutation(len(names)):
-            if (kind, names[k]) not in drawn:
-                drawn[kind, names[k]] = open_ > 0
+    parts = []
+    for split, files in splits:
+        if split.fraction is not None:
+            named = [file.groups(split) for file in files]
+            groups = sorted({(kind, name) for kind, names in named for name in names.values()})
+            parts.append((split.fraction, groups))
+    for fraction, groups in sorted(parts, key=lambda p: len(p[1])):
+        open_ = max(1, round(fraction * len(groups))) - sum(drawn.get(g, False) for g in groups)
+        for k in np.random.default_rng([seed, len(groups)]).permutation(len(groups)):
+            if groups[k] not in drawn:
+                drawn[groups[k]] = open_ > 0
                 open_ -= 1
     return drawn
 

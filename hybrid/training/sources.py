@@ -49,7 +49,7 @@ class KeysConfig(Block):
 
 
 class SplitConfig(Block):
-    """How frames of one file go to training and validation."""
+    """How frames of one source, all its files together, go to training and validation."""
 
     key: str | None = Field(default=None, description="info key that says where a frame belongs")
     train: Words = Field(default="train", description="values of `key` for training")
