@@ -235,6 +235,10 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
         side = _side(reading, state) if "work_function" in labels else None
         positions = _whole(atoms, conditions, pbc)
         wrong += _kinds(labels, state, conditions)
+        if "stress" in labels and not any(pbc) and not labels["stress"].any():
+            # Some sets give zeros to molecules, which have no stress.
+            del labels["stress"]
+        wrong += _stress(labels, np.array(atoms.cell, dtype=float))
         reason = why_none(conditions) if side is not None else None
         if reason is not None:
             wrong.append(f"work_function = {float(labels['work_function']):g} eV {reason}")
@@ -322,6 +326,17 @@ def _kinds(labels: Mapping[str, Floats], state: ElectricState, held: Conditions)
     return wrong
 
 
+def _stress(labels: Mapping[str, Floats], cell: Floats) -> list[str]:
+    """What is wrong with a stress label: it is an energy per volume."""
+    flat = abs(np.linalg.det(cell)) <= 1e-9 * float(np.linalg.norm(cell, axis=1).prod())
+    if "stress" not in labels or not flat:
+        return []
+    return [
+        "stress = given must be left out: a cell without volume has none; give the cell vectors, or remove the label from the "
+        "frame and name it in `optional`"
+    ]
+
+
 def _side(reading: Reading, state: ElectricState) -> str:
     """The side of a work function, which the frame or the user must state."""
     stated = None if state.work_function_side is None else state.work_function_side[0]
@@ -365,7 +380,7 @@ def _label(atoms: Atoms, name: str, key: str, reading: Reading) -> Floats:
     """A label in its shape.
 
     Raises:
-        KeyError: when the frame lacks it; ValueError: when it has another shape or is not finite.
+        KeyError: when the frame lacks it; ValueError: when it is no number, has another shape or is not finite.
     """
     per, shape, unit = LABELS[name]
     results = {} if atoms.calc is None else atoms.calc.results
@@ -377,6 +392,8 @@ def _label(atoms: Atoms, name: str, key: str, reading: Reading) -> Floats:
         kind = "arrays" if per == "atom" else "keys"
         remedy = f"did you mean {near[0]}?" if near else f"the {kind} there are {', '.join(known) or 'none'}"
         raise KeyError(f"{name} = nothing under the key {key} must be given: {remedy}")
+    if isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} = {key} must be a number: the file names it without a value")
     try:
         array = np.asarray(value, dtype=float)
         if name == "stress" and array.size == 6:

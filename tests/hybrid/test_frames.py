@@ -11,7 +11,7 @@ from ase.build import fcc111, molecule
 from ase.io import write
 
 from grahame.hybrid.frames import LABELS, Frame, make_batch
-from grahame.hybrid.reading import BadFrames, Reading, make_frame, read_frames
+from grahame.hybrid.reading import BadFrames, Problem, Reading, make_frame, read_frames
 from tests.hybrid.model_cells import batch_of, make_model, water_box
 
 FORMAL = {"H": 1.0, "O": -2.0, "Na": 1.0}
@@ -489,3 +489,34 @@ def test_a_fragment_without_end_stays_as_it_is() -> None:
     chain.info["total_charge"] = 0.0
     read = make_frame(chain, Reading(EMPTY, fragments="connected"))
     np.testing.assert_array_equal(read.positions, chain.positions)
+
+
+def test_a_key_without_a_value_is_no_energy(tmp_path: Path) -> None:
+    path = tmp_path / "a.extxyz"
+    path.write_text("1\nProperties=species:S:1:pos:R:3 REF_energy total_charge=0\nNa 0 0 0\n")
+    problems: list[Problem] = []
+    assert not read_frames(path, Reading({"energy": "REF_energy"}), problems)
+    assert [p.text for p in problems] == [
+        "energy = REF_energy must be a number: the file names it without a value",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["molecule", "flat slab"])
+def test_a_stress_needs_a_volume(kind: str) -> None:
+    atoms = water()
+    if kind == "flat slab":
+        atoms.cell, atoms.pbc = [[9.0, 0, 0], [0, 9.0, 0], [0, 0, 0]], (True, True, False)
+    atoms.info["stress"] = np.diag([0.1, 0.0, 0.0])
+    assert refused(atoms, keys={"stress": "stress"}) == (
+        "stress = given must be left out: a cell without volume has none; give the cell vectors, or remove the label from the "
+        "frame and name it in `optional`"
+    )
+
+
+@pytest.mark.parametrize("cell", [[0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+def test_zeros_are_no_stress_of_a_molecule(cell: list[float]) -> None:
+    atoms = water(stress=np.zeros(6))
+    atoms.cell = cell
+    assert set(make_frame(atoms, Reading({"energy": "REF_energy", "stress": "stress"})).labels) == {"energy"}
+    atoms.cell, atoms.pbc = [9.0, 9.0, 9.0], True
+    assert "stress" in make_frame(atoms, Reading({"energy": "REF_energy", "stress": "stress"})).labels
