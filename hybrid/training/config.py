@@ -153,6 +153,15 @@ class OptimiserConfig(Block):
     patience: int | None = Field(default=None, ge=1, description="epochs without improvement before the end")
     max_minutes: Annotated[float, unit("min", "time limit", gt=0.0)] | None = None
 
+    @model_validator(mode="after")
+    def _decays(self) -> OptimiserConfig:
+        if self.weight_decay > 0.0 and self.kind != "adamw":
+            # There it would be a penalty on the loss, which the scales of Adam divide out: another thing of another size.
+            raise wrong(
+                "weight_decay", f"{self.weight_decay:g}", f"be 0 with kind {self.kind}", "set kind: adamw"
+            )
+        return self
+
 
 Group = Literal["embedding", "interactions", "readout", "features", "charges"]
 

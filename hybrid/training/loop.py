@@ -211,18 +211,22 @@ class Trainer:
     # ---- epochs ---------------------------------------------------------------------------------------------
 
     def validate(self) -> tuple[float, ErrorTable]:
-        """Loss and errors of the averaged weights on the validation frames."""
+        """Loss, as in training, and errors of the averaged weights on the validation frames."""
         table = ErrorTable(self.model.spec)
         mine = self.valid[self.processes.rank :: self.processes.world]
-        size = self.config.optimiser.batch_size
+        size, huber = self.config.optimiser.batch_size, self.config.loss.huber
+        both = torch.zeros((2, len(self.names)), dtype=torch.float64)
         with self.average.applied(self.model):
             for start in range(0, len(mine), size):
                 batch = self.batch(mine[start : start + size])
-                wanted = labelled(batch)
-                table.add(self.predict(batch, wanted), batch)
+                found = self.predict(batch, labelled(batch))
+                table.add(found, batch)
+                sums = losses.error_sums(found, batch, self.names, huber)
+                both[0] += torch.stack([s.detach().cpu() for s in sums])
+                both[1] += torch.tensor(losses.label_counts(batch, self.names), dtype=torch.float64)
         table.sums = self.processes.sum(torch.as_tensor(table.sums)).numpy()
-        squares = [(w, table.mean_square(n)) for w, n in zip(self.weights(), self.names)]
-        value = sum(w * s for w, s in squares if s is not None)
+        summed, counts = self.processes.sum(both)
+        value = float(losses.loss(list(summed), counts.tolist(), self.weights()))
         if not value < float("inf"):
             raise ValueError(
                 f"validation loss = {value} in epoch {self.at.epoch + 1} must be finite: lower optimiser.learning_rate"

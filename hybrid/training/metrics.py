@@ -106,11 +106,6 @@ class ErrorTable:
         squared, *_, count = self.sums[list(LABELS).index(name), 0]
         return float(np.sqrt(squared / count)) if count else float("nan")
 
-    def mean_square(self, name: str) -> float | None:
-        """Mean squared error over everything, or None without labels."""
-        squared, *_, count = self.sums[list(LABELS).index(name), 0]
-        return float(squared / count) if count else None
-
     def rows(self) -> list[ErrorRow]:
         """Everything there are labels for."""
         out = []

@@ -148,6 +148,12 @@ SENTENCES = [
         "model.charges.dipoles = O must be left out with double_counting switched: only pairs of charges are removed there; use "
         "smeared",
     ),
+    ("optimiser.weight_decay", 0.5, "optimiser.weight_decay = 0.5 must be 0 with kind adam: set kind: adamw"),
+    (
+        "optimiser",
+        {"kind": "amsgrad", "weight_decay": 0.5},
+        "optimiser.weight_decay = 0.5 must be 0 with kind amsgrad: set kind: adamw",
+    ),
     ("optimiser.betas", [2.0, 0.99], "optimiser.betas[0] = 2.0 must be less than 1: give the memory of Adam's two averages"),
 ]  # fmt: skip
 

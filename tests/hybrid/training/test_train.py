@@ -22,7 +22,7 @@ from grahame.hybrid.cli import main
 from grahame.hybrid.evaluate import evaluate, reading_of
 from grahame.hybrid.model import HybridModel, ModelSpec
 from grahame.hybrid.model_file import load_model, open_model, save_model
-from grahame.hybrid.reading import Reading, make_frame
+from grahame.hybrid.reading import Reading, make_frame, read_frames
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.hybrid.training.config import parse_training
 from grahame.hybrid.training.metrics import surface_distances
@@ -295,6 +295,23 @@ def test_charges_of_a_model_without_any_cannot_be_trained(label: str, tmp_path: 
     assert str(error.value) == (
         f"loss.{label} = 2 must be 0 with charges of kind none: set it to 0, or choose another model.charges.kind"
     )
+
+
+@pytest.mark.parametrize("huber", [None, 0.05])
+def test_the_validation_loss_is_the_loss_of_the_training(huber: float | None, tmp_path: Path) -> None:
+    write_data(tmp_path)
+    config = settings(
+        tmp_path / "out", loss={"charges": 0.0, "forces": 3.0, "huber": huber}, optimiser={"epochs": 1}
+    )
+    summary = train(parse_training(config, tmp_path), progress=False)
+    found = evaluate(load_model(summary.model), read_frames(tmp_path / "valid.xyz", Reading(KEYS)))
+    wanted = 0.0
+    for name, weight in (("energy", 1.0), ("forces", 3.0)):
+        labels, values = found.pairs(name)
+        off = np.abs(values - labels)
+        rho = off**2 if huber is None else np.where(off < huber, off**2, 2 * huber * (off - 0.5 * huber))
+        wanted += weight * float(rho.mean())
+    assert summary.best == pytest.approx(wanted, rel=1e-9)
 
 
 def test_early_stopping_and_the_time_limit_end_a_training(tmp_path: Path) -> None:
