@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics.cells import SLABS, nearest_image_shifts
@@ -16,6 +18,8 @@ __all__ = ["OF_CHARGES", "labelled", "predict"]
 
 OF_CHARGES = ("charges", "dipole", "born", "field_response")
 """Labels that follow from the charges of a model."""
+
+_ALONG = 1e-6  # Å; cell vectors have less along a direction only by rounding
 
 
 def labelled(batch: Batch, wanted: Collection[str] = tuple(LABELS)) -> set[str]:
@@ -61,18 +65,27 @@ def _on_branch(moments: Tensor, batch: Batch) -> Tensor:
     """(B,3) e Å, moved by whole e times vectors of the periodic cell to the branch nearest to each label.
 
     Along directions that repeat, the dipole of a cell is defined up to e times a cell vector: which atoms the cell's
-    faces cut is a choice.
+    faces cut is a choice. Of a label with components that are NaN the others count, with what the vectors have along them.
     """
     moved = []
     for moment, label, frame in zip(moments, batch.labels["dipole"], batch.frames):
         repeats = [p and (d < 2 or frame.conditions.boundary not in SLABS) for d, p in enumerate(frame.pbc)]
-        if frame.conditions.boundary == "open" or not any(repeats) or bool(label.isnan().any()):
+        known = ~label.isnan().cpu().numpy()
+        seen = frame.cell * known
+        turns = [r and bool(np.abs(v).max() > _ALONG) for r, v in zip(repeats, seen)]
+        # Vectors that depend on each other as far as they are seen reach any branch: there is no nearest one.
+        if frame.conditions.boundary == "open" or not _independent(seen[turns]):
             moved.append(moment)
             continue
-        away = (moment.detach() - label).cpu().numpy()[None]
-        steps = nearest_image_shifts(away, frame.cell, (repeats[0], repeats[1], repeats[2]))[0] @ frame.cell
+        away = np.where(known, (moment.detach() - label).cpu().numpy(), 0.0)[None]
+        steps = nearest_image_shifts(away, seen, (turns[0], turns[1], turns[2]))[0] @ frame.cell
         moved.append(moment + torch.as_tensor(steps, dtype=moment.dtype, device=moment.device))
     return torch.stack(moved)
+
+
+def _independent(vectors: NDArray[np.float64]) -> bool:
+    """Whether there are vectors (m,3), and none of them follows from the others."""
+    return 0 < len(vectors) == int(np.linalg.matrix_rank(vectors))
 
 
 def _on_sides(both: Tensor, batch: Batch) -> Tensor:

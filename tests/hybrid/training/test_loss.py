@@ -182,3 +182,24 @@ def test_a_dipole_may_be_given_on_any_branch(repeats: tuple[bool, bool, bool]) -
     # Along a direction that does not repeat there is one dipole only.
     tall = off(label + atoms.cell[2], atoms)
     assert (tall == pytest.approx(expected, abs=1e-12)) is repeats[2]
+
+
+@pytest.mark.parametrize("left_out", [[0], [1], [0, 2], [1, 2]])
+def test_what_is_known_of_a_dipole_is_compared_on_its_branch(left_out: list[int]) -> None:
+    model, atoms = make_model(charges={"kind": "transfer"}), water_box()
+    atoms.set_cell(np.diag([6.6, 6.1, 6.9]), scale_atoms=False)
+    there = model.predict(batch_of(model, frame(atoms, boundary="3d"))).dipole[0].numpy()
+    label = there + np.array([0.3, -0.2, 0.4]) + np.array([2.0, -1.0, 1.0]) * atoms.cell.lengths()
+    label[left_out] = np.nan
+    batch = batch_of(model, replace(frame(atoms, boundary="3d"), labels={"dipole": label}))
+    off = float(error_sums(predict(model, batch, ["dipole"]), batch, ["dipole"])[0])
+    known = np.delete(np.array([0.3, -0.2, 0.4]), left_out)
+    assert off == pytest.approx(float(known @ known), abs=1e-12)
+
+
+def test_a_branch_that_what_is_known_does_not_tell_is_left_as_it_is() -> None:
+    model, atoms = make_model(charges={"kind": "transfer"}), water_box()
+    there = model.predict(batch_of(model, frame(atoms, boundary="3d"))).dipole[0].numpy()
+    label = there + np.array([8.0, np.nan, np.nan])  # along x all three vectors have something
+    batch = batch_of(model, replace(frame(atoms, boundary="3d"), labels={"dipole": label}))
+    np.testing.assert_array_equal(predict(model, batch, ["dipole"])["dipole"][0].numpy(), there)
