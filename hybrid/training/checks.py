@@ -236,7 +236,7 @@ def _duplicates(splits: Splits) -> list[Problem]:
 def _energies(frames: Sequence[Frame], checks: ChecksConfig) -> list[Problem]:
     """Energies per atom far from a robust fit of one energy per element, each level for itself.
 
-    Hot frames lie high and have large forces; where forces are known, a frame must also be far from a fit in
+    Where total charges differ, energies may follow them: to take an electron away costs electronvolts, in any frame. Hot frames lie high and have large forces; where forces are known, a frame must also be far from a fit in
     which energies may follow the mean square force.
     """
     out: list[Problem] = []
@@ -249,11 +249,14 @@ def _energies(frames: Sequence[Frame], checks: ChecksConfig) -> list[Problem]:
         elements = sorted({int(z) for f in some for z in np.unique(f.numbers)})
         counts = composition(some, elements)
         energies = np.array([float(f.labels["energy"]) for f in some])
-        fit = fit_level(counts, energies)
+        charges = np.array([f.conditions.total_charge for f in some])
+        follows = [charges / counts.sum(axis=1)] if np.ptp(charges) > 0.0 else []
+        fit = fit_level(counts, energies, np.column_stack(follows) if follows else None)
         limit = max(checks.energy_outliers * fit.deviation, checks.energy_floor)
         far = np.abs(fit.residuals) > limit
         if all("forces" in f.labels for f in some):
-            hot = fit_level(counts, energies, np.array([np.mean(f.labels["forces"] ** 2) for f in some]))
+            follows.append(np.array([np.mean(f.labels["forces"] ** 2) for f in some]))
+            hot = fit_level(counts, energies, np.column_stack(follows))
             far &= np.abs(hot.residuals) > max(checks.energy_outliers * hot.deviation, checks.energy_floor)
         for k in np.flatnonzero(far):
             text = (

@@ -65,12 +65,12 @@ def fit_level(counts: Floats, energies: Floats, extra: Floats | None = None) -> 
     Args:
         counts: (frames, elements) atoms of each element.
         energies: (frames,) eV.
-        extra: (frames,) something else that energies per atom may follow linearly.
+        extra: (frames,) or (frames, m), something else that energies per atom may follow linearly.
     """
     atoms = counts.sum(axis=1)
     parts, values = counts / atoms[:, None], energies / atoms
     if extra is not None:
-        parts = np.column_stack([parts, extra - np.median(extra)])
+        parts = np.column_stack([parts, extra - np.median(extra, axis=0)])
     middle = float(np.median(values))
     weights = np.ones(len(values))
     solution = np.zeros(parts.shape[1])

@@ -50,6 +50,17 @@ def test_an_absurd_energy_is_found(tmp_path: Path) -> None:
     assert text.endswith(": leave the frame out or raise data.checks.energy_outliers")
 
 
+def test_charged_frames_have_their_own_energies() -> None:
+    some = frames(40, 1)
+    for k, atoms in enumerate(some):
+        if k % 5 == 0:
+            atoms.info |= {"total_charge": 1.0, "REF_energy": atoms.info["REF_energy"] + 9.0}
+    some[7].info["REF_energy"] += 3.0
+    read = [make_frame(a, Reading({"energy": "REF_energy"}), "a", k) for k, a in enumerate(some)]
+    found = check_frames(Splits(read), ChecksConfig(), ChargeSpec(kind="none"), 3.0)
+    assert [p.index for p in found] == [7]
+
+
 def test_forces_that_do_not_cancel_are_found(tmp_path: Path) -> None:
     def spoil(some: list[Atoms]) -> None:
         some[3].arrays["REF_forces"][0, 1] += 9.0
