@@ -155,6 +155,12 @@ def _largest_spacing(target: float, order: int) -> float:
     return float(np.exp(np.interp(math.log(target), integral, spacing)))
 
 
+def _tabled_integral(spacing: float, order: int) -> float:
+    """The mesh integral at alpha h = `spacing`; that of the coarsest one in the table beyond it."""
+    known, integral = _mesh_table(order)
+    return float(np.exp(np.interp(math.log(spacing), known, integral)))
+
+
 @lru_cache(maxsize=1)
 def _real_space_table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """alpha rc, and minus the logarithm of rc times the real-space integral, which depends on alpha rc alone."""
@@ -255,15 +261,22 @@ def _images_in_step(request: Request, alpha: float) -> float:
 
 
 def choose_pme(request: Request) -> Parameters:
-    """Parameters of the smooth particle mesh Ewald sum with the smallest estimated cost."""
+    """Parameters of the smooth particle mesh Ewald sum with the smallest estimated cost.
+
+    A mesh follows from cut-off and order, so that it serves the accuracy. One that is given serves some of them only: the
+    cheapest of those are taken, or the most accurate ones where the mesh is too coarse for any.
+    """
     edges = np.linalg.norm(request.cell, axis=1)
-    best: tuple[float, Parameters] | None = None
-    orders = ORDERS if request.order is None else (request.order,)
+    best: tuple[tuple[bool, float], Parameters] | None = None
+    orders = tuple(ORDERS) if request.order is None else (request.order,)
+    if request.mesh is not None:
+        # Splines must not be wider than the mesh.
+        orders = tuple(p for p in orders if p <= min(request.mesh)) or orders[:1]
     cutoffs = _cutoffs(request)
     for cutoff in cutoffs[cutoffs <= max(14.0, float(cutoffs[0]))]:
         alpha = request.splitting or splitting_for(request, float(cutoff))
-        wanted = (_RECIPROCAL_SHARE * request.accuracy / request.scale) ** 2 / (3 * alpha)
-        wanted /= _images_in_step(request, alpha)
+        images = _images_in_step(request, alpha)
+        wanted = (_RECIPROCAL_SHARE * request.accuracy / request.scale) ** 2 / (3 * alpha) / images
         for order in orders:
             spacing = _largest_spacing(wanted, order) / alpha
             mesh = request.mesh or tuple(smooth_size(max(edge / spacing, order)) for edge in edges)
@@ -273,9 +286,17 @@ def choose_pme(request: Request) -> Parameters:
                 + request.atoms * order**2 * math.ceil(order / 4) * _ROW_COST
                 + points * math.log2(points) * _FFT_COST
             )
-            if best is None or cost < best[0]:
+            rank = (False, cost)
+            if request.mesh is not None:
+                error = images * sum(
+                    alpha * _tabled_integral(alpha * float(edge) / n, order) for edge, n in zip(edges, mesh)
+                )
+                missed = error / (_RECIPROCAL_SHARE * request.accuracy / request.scale) ** 2
+                # Rounding of the table: a mesh that was chosen for these must pass.
+                rank = (True, missed) if missed > 1.01 else rank
+            if best is None or rank < best[0]:
                 found = Parameters("pme", float(cutoff), alpha, mesh=mesh, order=order)  # type: ignore[arg-type]
-                best = cost, found
+                best = rank, found
     assert best is not None
     found = best[1]
     mesh_error = sum(

@@ -60,6 +60,27 @@ def entry(value: Any, index: int, single: int) -> Any:
     return value[index] if value is not None and depth(value) > single else value
 
 
+def check_batch(positions: Any, **values: tuple[Any, int]) -> None:
+    """Refuse a batch whose values have another number of systems, or systems with other numbers of atoms.
+
+    Args:
+        positions: of all systems; values: by name, with the axes that one system has.
+    """
+    count = len(positions)
+    atoms = [len(x) for x in positions]
+    for b, number in enumerate(atoms):
+        if number != atoms[0]:
+            raise ValueError(
+                f"positions[{b}] = {number} atoms must be as many as those of positions[0], {atoms[0]}: solve systems of "
+                "different sizes one by one"
+            )
+    for name, (value, single) in values.items():
+        if value is not None and depth(value) > single and len(value) != count:
+            raise ValueError(
+                f"{name} = {len(value)} systems must be as many as those of positions, {count}: give one for each, or one for all"
+            )
+
+
 def stack(values: list[Any]) -> Any:
     """Stack the results of a batch, whatever their kind.
 

@@ -281,15 +281,16 @@ class Binder:
         frame = np.zeros((3, 3)) if h is None else h.detach().cpu().numpy()
         together = torch.cat([x, points]).detach().cpu().numpy()
         close = neighbor_pairs(together, frame, cells.PERIODIC[self.settings.boundary], _ON_TOP)
+        widths = s.detach().tolist()
         moved = torch.zeros(points.shape, dtype=points.dtype)
         for i, j in zip(np.minimum(close.i, close.j), np.maximum(close.i, close.j)):
             if i < len(x) <= j:
-                if float(s[i]) == 0.0:
+                if widths[i] == 0.0:
                     raise ValueError(
                         f"points[{j - len(x)}] must not lie on the point charge of atom {i}: the potential is infinite there; "
                         "move the point, or give the charge a width"
                     )
-                moved[j - len(x), 0] = min(3e-6, 1e-5 * float(s[i]))
+                moved[j - len(x), 0] = min(3e-6, 1e-5 * widths[i])
         return moved.to(points.device)
 
     def _half_waves(self, p: Parameters, device: torch.device) -> Tensor:

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from ase.geometry import is_minkowski_reduced, minkowski_reduce
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -98,14 +99,15 @@ def nearest_image_shifts(
     """Lattice shifts (m,3) that make each vector (m,3) shortest, along the periodic directions only.
 
     Rounding fractional coordinates is right when the result is shorter than half the smallest distance
-    between periodic faces; the few others are searched over the neighbouring images.
+    between periodic faces; the few others are searched over the neighbouring images, in a basis of short vectors.
     """
     shifts = np.zeros(vectors.shape, dtype=np.int64)
     axes = [d for d in range(3) if periodic[d]]
     if not axes or len(vectors) == 0:
         return shifts
     # The pseudo-inverse projects out the directions that do not repeat.
-    rows = np.ascontiguousarray(cell[axes])
+    basis = _short_vectors(np.ascontiguousarray(cell[axes]).tobytes(), len(axes))
+    rows = basis @ cell[axes]
     inverse, faces = _pseudo_inverse(rows.tobytes(), len(axes))
     fractional = vectors @ inverse
     near = np.rint(fractional)
@@ -115,8 +117,21 @@ def nearest_image_shifts(
         steps = np.array(list(itertools.product(range(-2, 3), repeat=len(axes))), dtype=float)
         trial = in_plane[unsure][:, None, :] - (steps @ rows)[None]
         near[unsure] += steps[(trial**2).sum(-1).argmin(1)]
-    shifts[:, axes] = -near.astype(np.int64)
+    shifts[:, axes] = -near.astype(np.int64) @ basis
     return shifts
+
+
+@lru_cache(maxsize=4)
+def _short_vectors(rows: bytes, count: int) -> NDArray[np.int64]:
+    """(count,count) whole numbers that make a Minkowski-reduced basis of `count` cell vectors: skewed cells have far images."""
+    cell, periodic = np.zeros((3, 3)), np.arange(3) < count
+    cell[:count] = np.frombuffer(rows).reshape(count, 3)
+    if count == 1 or is_minkowski_reduced(cell, periodic):
+        return np.eye(count, dtype=np.int64)
+    if count == 2:
+        cell[2] = np.cross(cell[0], cell[1])
+    operation = np.asarray(minkowski_reduce(cell, periodic)[1], dtype=np.int64)
+    return operation[:count, :count]
 
 
 def nearest_images_stay(

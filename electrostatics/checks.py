@@ -6,6 +6,7 @@ Messages read `<name> = <value> <unit> must <rule>: <what to do>`.
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +25,10 @@ COINCIDENT = 1e-3
 def to_tensor(value: Any, like: Tensor | None = None) -> Tensor:
     """Float64 tensor of numpy, sequence or torch input, on the device of `like`; a graph is kept."""
     if isinstance(value, Tensor):
+        if value.is_complex():
+            raise ValueError(
+                f"array of type {value.dtype} must hold real numbers: check what is passed, and that its rows are equally long"
+            )
         return value.to(torch.float64) if like is None else value.to(like.device, torch.float64)
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
@@ -37,21 +42,23 @@ def to_tensor(value: Any, like: Tensor | None = None) -> Tensor:
     return tensor if like is None else tensor.to(like.device)
 
 
-def positions_of(value: Any, device: torch.device | str | None = None) -> Tensor:
-    """Positions (n,3) in Å, finite, on a device (None: where they are)."""
+def positions_of(
+    value: Any, device: torch.device | str | None = None, name: str = "positions", what: str = "atom"
+) -> Tensor:
+    """Positions (n,3) in Å, finite, on a device (None: where they are); `name` and `what` say of what they are."""
     x = to_tensor(value)
     x = x if device is None else x.to(device)
     if x.ndim != 2 or x.shape[1] != 3:
         raise ValueError(
-            f"positions = array of shape {tuple(x.shape)} must have shape (n, 3): pass one row per atom"
+            f"{name} = array of shape {tuple(x.shape)} must have shape (n, 3): pass one row per {what}"
         )
     if len(x) == 0:
-        raise ValueError("positions = 0 atoms must hold at least one atom: pass the atoms of the system")
+        raise ValueError(f"{name} = 0 {what}s must hold at least one {what}: pass the {what}s of the system")
     if not _all_finite(x):
         index = int((~torch.isfinite(x)).any(1).nonzero()[0, 0])
         shown = ", ".join(f"{v:g}" for v in x[index].tolist())
         raise ValueError(
-            f"positions[{index}] = ({shown}) Å must be finite: check the structure or the previous step"
+            f"{name}[{index}] = ({shown}) Å must be finite: check the structure or the previous step"
         )
     return x
 
@@ -238,8 +245,29 @@ def refuse_coincident(i: int, j: int, r: float) -> None:
     )
 
 
+def is_real(value: object) -> bool:
+    """Whether it is one real number, of Python or numpy."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is one whole number, of Python or numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def finite(name: str, value: Any, unit: str, remedy: str) -> float:
+    """A finite number."""
+    if isinstance(value, str) or not hasattr(value, "__float__") or np.ndim(value) != 0:
+        raise ValueError(f"{name} = {value!r} must be one number: {remedy}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} = {value:g} {unit} must be finite: {remedy}")
+    return float(value)
+
+
 def positive(name: str, value: float, unit: str, remedy: str) -> float:
     """A finite number greater than zero."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise ValueError(f"{name} = {value!r} must be a number: {remedy}")
     if not (math.isfinite(value) and value > 0.0):
         unit = f" {unit}" if unit else ""
         raise ValueError(f"{name} = {value:g}{unit} must be greater than zero: {remedy}")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields
-from grahame.electrostatics.arrays import Kind, depth, entry, host, stack, variable
+from grahame.electrostatics.arrays import Kind, check_batch, depth, entry, host, stack, variable
 from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.electrodes import Electrode, check_electrodes, expand, what_is_held
 from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
@@ -77,6 +77,44 @@ class ConstantPotentialResult:
     residual: float
 
 
+@dataclass(frozen=True)
+class _Screening:
+    """The Thomas-Fermi term of electrode atoms: length l (s,) in Å and volume v (s,) in Å³; None where there is none."""
+
+    length: Tensor
+    volume: Tensor | None
+    coulomb_constant: float
+
+    @staticmethod
+    def of(
+        electrodes: Sequence[Electrode], coulomb: Coulomb, length: Any, volume: Any, home: torch.device
+    ) -> "_Screening":
+        """From what the user gave, checked."""
+        l = expand("thomas_fermi_length", length, electrodes, "Å", home)
+        if bool((l.detach() < 0).any()):
+            raise ValueError(
+                f"thomas_fermi_length = {float(l.min()):g} Å must not be negative: use 0 for a perfect metal"
+            )
+        if not bool((l.detach() > 0).any()):
+            return _Screening(l, None, coulomb.coulomb_constant)
+        if volume is None:
+            raise ValueError(
+                "voronoi_volume = None must be given with a thomas_fermi_length: it is the volume per electrode atom in Å³"
+            )
+        v = expand("voronoi_volume", volume, electrodes, "Å³", home)
+        if bool((v.detach() <= 0).any()):
+            raise ValueError(
+                f"voronoi_volume = {float(v.min()):g} Å³ must be greater than zero: it is a volume per atom"
+            )
+        return _Screening(l, v, coulomb.coulomb_constant)
+
+    def hardness(self) -> Tensor:
+        """(s,) 4 pi k l²/v, V/e."""
+        if self.volume is None:
+            return torch.zeros_like(self.length)
+        return 4 * math.pi * self.coulomb_constant * self.length**2 / self.volume
+
+
 class ConstantPotential:
     """Solver for the charges of electrodes, rigid or moving.
 
@@ -92,6 +130,10 @@ class ConstantPotential:
         solver: "direct" (Cholesky factor of the electrode matrix), "iterative" (conjugate gradients), or
             "auto": direct while the electrodes are rigid, afterwards iterative on the last factor.
         tolerance: relative residual of the solve; None follows the operator's accuracy.
+
+    Tensors may carry a graph. They are copied: after an optimiser has changed them in place, a new solver knows them, and
+    `solve` takes electronegativity and hardness anew in every call. First and second derivatives of everything that a solve
+    returns are exact; third ones only of the energy.
 
     Raises:
         ValueError: for overlapping electrodes, zero widths and values out of range.
@@ -125,24 +167,7 @@ class ConstantPotential:
             )
         self.electronegativity = expand("electronegativity", electronegativity, electrodes, "V", home)
         self.hardness = expand("hardness", hardness, electrodes, "V/e", home)
-        length = expand("thomas_fermi_length", thomas_fermi_length, electrodes, "Å", home)
-        if bool((length.detach() < 0).any()):
-            raise ValueError(
-                f"thomas_fermi_length = {float(length.min()):g} Å must not be negative: use 0 for a perfect metal"
-            )
-        if bool((length.detach() > 0).any()):
-            if voronoi_volume is None:
-                raise ValueError(
-                    "voronoi_volume = None must be given with a thomas_fermi_length: it is the volume per electrode atom in Å³"
-                )
-            volume = expand("voronoi_volume", voronoi_volume, electrodes, "Å³", home)
-            if bool((volume.detach() <= 0).any()):
-                raise ValueError(
-                    f"voronoi_volume = {float(volume.min()):g} Å³ must be greater than zero: it is a volume per atom"
-                )
-            self.thomas_fermi = 4 * math.pi * coulomb.coulomb_constant * length**2 / volume
-        else:
-            self.thomas_fermi = torch.zeros_like(length)
+        self._screening = _Screening.of(electrodes, coulomb, thomas_fermi_length, voronoi_volume, home)
         if solver not in ("auto", "direct", "iterative"):
             raise ValueError(f'solver = "{solver}" must be auto, direct or iterative: choose one of these')
         if tolerance is not None:
@@ -162,6 +187,11 @@ class ConstantPotential:
         self._linear = LinearSolver(coulomb, solver)
 
     # ------------------------------------------------------------------ public
+
+    @property
+    def thomas_fermi(self) -> Tensor:
+        """(s,) 4 pi k l²/v in V/e, with the graph of l and v where they have one; 0 for perfect metals."""
+        return self._screening.hardness()
 
     def solve(
         self,
@@ -221,7 +251,7 @@ class ConstantPotential:
         with kernels_only(not track):
             problem = make_problem(
                 self.coulomb, self.electrodes, site, held, positions, charges, cell, smearing, exclusions, field,
-                displacement, total_charge,
+                displacement, total_charge, kind.single,
             )  # fmt: skip
             # An open system has no volume: its stress is None.
             values = self._evaluate(problem, track, forces, stress and problem.h is not None)
@@ -285,6 +315,15 @@ class ConstantPotential:
         return float(self._linear.difference_capacitance())
 
     @property
+    def held_at_charge(self) -> tuple[bool, ...]:
+        """Which electrodes the last solve held at a charge.
+
+        Raises:
+            RuntimeError: before the first solve.
+        """
+        return self._linear.held_at_charge
+
+    @property
     def factorizations(self) -> int:
         """How often the electrode matrix was factorised."""
         return self._linear.factorizations
@@ -345,7 +384,8 @@ class ConstantPotential:
         if any(
             t.requires_grad for t in (self._site.smearing, self._site.electronegativity, self._site.hardness)
         ):
-            return self._site.to(device)
+            # Computed anew: a graph serves one backward pass.
+            return replace(self._site, hardness=self.hardness + self.thomas_fermi).to(device)
         if self._site.solved.device != device:
             self._site = self._site.to(device)
         return self._site
@@ -521,6 +561,11 @@ class ConstantPotential:
         hardness: Any,
     ) -> ConstantPotentialResult:
         """One solve per entry of the leading axis, stacked."""
+        check_batch(
+            positions, charges=(charges, 1), cell=(cell, 2), potentials=(potentials, 1),
+            electrode_charges=(electrode_charges, 1), field=(field, 1), displacement=(displacement, 0), smearing=(smearing, 1),
+            total_charge=(total_charge, 0), electronegativity=(electronegativity, 1), hardness=(hardness, 1),
+        )  # fmt: skip
         results = [
             self.solve(
                 positions[b],

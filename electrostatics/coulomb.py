@@ -1,22 +1,26 @@
 """The Coulomb operator as users meet it: `Coulomb(boundary, ...)(positions, charges, cell, ...)`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields, gaussians
 from grahame.electrostatics.accuracy import Parameters
-from grahame.electrostatics.arrays import Kind, depth, entry, stack, variable
+from grahame.electrostatics.arrays import Kind, check_batch, depth, entry, stack, variable
 from grahame.electrostatics.binding import METHODS, Binder, Settings
 from grahame.electrostatics.system import System
 from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.kernels import torchpme_backend
 from grahame.kernels.neighbors import NeighborList
 from grahame.kernels.threads import kernels_only
+
+_SINGLE = 1e-6  # relative: sums and directions of numbers in single precision
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,16 @@ class CoulombResult:
     forces: Any
     stress: Any
     self_energy: Any
+
+
+def _mesh_of(value: Any, least: int) -> tuple[int, int, int]:
+    """Three whole numbers of mesh points."""
+    points = tuple(value) if isinstance(value, Sequence | np.ndarray) else (value,)
+    if len(points) != 3 or not all(checks.is_whole(n) and n >= least for n in points):
+        raise ValueError(
+            f"mesh = {value} must be three whole numbers not below the order, {least}: give one for each cell vector"
+        )
+    return int(points[0]), int(points[1]), int(points[2])
 
 
 class Coulomb:
@@ -105,7 +119,7 @@ class Coulomb:
                     'set method = "ewald" or leave ewald_backend out'
                 )
             torchpme_backend.load()
-        if not (isinstance(accuracy, int | float) and 0.0 < accuracy <= 0.1):
+        if not (checks.is_real(accuracy) and 0.0 < float(accuracy) <= 0.1):
             raise ValueError(
                 f"accuracy = {accuracy} must lie between 0 and 0.1: it is a relative force error, 1e-4 to 1e-8 are usual"
             )
@@ -114,6 +128,8 @@ class Coulomb:
         if isinstance(vacuum, str):
             if vacuum != "auto":
                 raise ValueError(f'vacuum = "{vacuum}" must be auto or a length in Å: choose one of these')
+        elif not checks.is_real(vacuum):
+            raise ValueError(f"vacuum = {vacuum!r} must be auto or a length in Å: choose one of these")
         elif not (math.isfinite(vacuum) and vacuum >= 0.0):
             raise ValueError(
                 f"vacuum = {vacuum:g} Å must not be negative: it is the padding added to the cell"
@@ -123,12 +139,12 @@ class Coulomb:
         for name, value, unit in (("cutoff", cutoff, "Å"), ("splitting", splitting, "1/Å")):
             if value is not None:
                 checks.positive(name, value, unit, "leave it out to derive it from `accuracy`")
-        if order is not None and order not in range(4, 11):
-            raise ValueError(f"order = {order} must lie between 4 and 10: 6 or more for second derivatives")
-        if mesh is not None and (len(mesh) != 3 or min(mesh) < (order or 4)):
+        if order is not None and not (checks.is_whole(order) and order in range(4, 11)):
             raise ValueError(
-                f"mesh = {tuple(mesh)} must be three numbers not below the order: refine the mesh"
+                f"order = {order} must be a whole number from 4 to 10: 6 or more for second derivatives"
             )
+        if mesh is not None:
+            mesh = _mesh_of(mesh, order or 4)
         k = COULOMB_CONSTANT if coulomb_constant is None else coulomb_constant
         self.boundary = boundary
         self.method = method
@@ -194,7 +210,7 @@ class Coulomb:
         with kernels_only(not track):
             x, h, s = self._checked(positions, cell, smearing, kind)
             q = checks.per_atom("charges", charges, len(x), "e", x)
-            e_field, d_field = self.check_fields(q, h, field, displacement)
+            e_field, d_field = self.check_fields(q, h, field, displacement, kind.single)
             # An open system has no volume: its stress is None.
             stress = stress and h is not None
             self_energy = torch.zeros_like(q)
@@ -250,11 +266,11 @@ class Coulomb:
         kind = Kind(points, positions, charges, cell, smearing, field, displacement, dtype=self.dtype)
         x, h, s = self._checked(positions, cell, smearing, kind)
         q = checks.per_atom("charges", charges, len(x), "e", x)
-        p = checks.positions_of(points, x.device)
+        p = checks.positions_of(points, x.device, "points", "point")
         aside = self._binder.off_centre(p, x, h, s)
         between = aside.any(1).nonzero()[:, 0]
         asked, p = len(p), torch.cat([p + aside, p[between] - aside[between]])
-        e_field, d_field = self.check_fields(q, h, field, displacement)
+        e_field, d_field = self.check_fields(q, h, field, displacement, kind.single)
         all_x = torch.cat([x, p])
         all_q = torch.cat([q, q.new_zeros(len(p))])
         all_s = torch.cat([s, s.new_zeros(len(p))])
@@ -399,9 +415,12 @@ class Coulomb:
         return x, checks.cell_of(cell, self.boundary, x), checks.smearing_of(smearing, len(x), x)
 
     def check_fields(
-        self, q: Tensor, h: Tensor | None, field: Any, displacement: Any
+        self, q: Tensor, h: Tensor | None, field: Any, displacement: Any, single: bool = False
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The field and the displacement as tensors, after all that can be wrong with them."""
+        """The field and the displacement as tensors, after all that can be wrong with them.
+
+        `single` says that numbers came in single precision, whose rounding is no mistake.
+        """
         e_field = checks.vector_of("field", field, "V/Å", q)
         if self.boundary == "displacement":
             d_field: Tensor | None = checks.to_tensor(0.0 if displacement is None else displacement, q)
@@ -430,17 +449,16 @@ class Coulomb:
                 assert h is not None
                 n = cells.normal(h.detach())
                 along = float((e_field.detach() @ n).abs())
-                if float(
-                    torch.linalg.vector_norm(e_field.detach() - (e_field.detach() @ n) * n)
-                ) > 1e-9 * max(along, 1e-9):
+                across = float(torch.linalg.vector_norm(e_field.detach() - (e_field.detach() @ n) * n))
+                if across > (_SINGLE if single else 1e-9) * max(along, 1e-9):
                     raise ValueError(
                         f'field = {e_field.tolist()} V/Å must be parallel to the surface normal with boundary = "{self.boundary}": '
                         "a component in the periodic plane has no potential"
                     )
             if not self.as_other_programs:
-                self.require_neutral(q, "a field")
+                self.require_neutral(q, "a field", single)
         if self.boundary == "displacement":
-            self.require_neutral(q, "constant displacement")
+            self.require_neutral(q, "constant displacement", single)
         return e_field, d_field
 
     @property
@@ -448,10 +466,10 @@ class Coulomb:
         """Whether a plain periodic cell is taken as LAMMPS and OpenMM take it."""
         return self.boundary == "3d" and self.background == "point"
 
-    def require_neutral(self, q: Tensor, reason: str) -> None:
-        """Raise unless the charges add up to zero."""
+    def require_neutral(self, q: Tensor, reason: str, single: bool = False) -> None:
+        """Raise unless the charges add up to zero, within the rounding of single precision if they came in that."""
         total = float(q.detach().sum())
-        if abs(total) > 1e-8 * max(1.0, float(q.detach().abs().sum())):
+        if abs(total) > (_SINGLE if single else 1e-8) * max(1.0, float(q.detach().abs().sum())):
             raise ValueError(
                 f"sum of charges = {total:.6g} e must be zero with {reason}: "
                 "the energy would depend on the origin; add counter charges"
@@ -469,6 +487,10 @@ class Coulomb:
         forces: bool,
         stress: bool,
     ) -> CoulombResult:
+        check_batch(
+            positions, charges=(charges, 1), cell=(cell, 2), smearing=(smearing, 1), field=(field, 1),
+            displacement=(displacement, 0),
+        )  # fmt: skip
         results = [
             self(
                 positions[b],

@@ -25,7 +25,7 @@ class Electrode:
     """A group of atoms at one potential, held at that potential or at a total charge.
 
     Args:
-        indices: atom indices, each once.
+        indices: atom indices, each once, or a mask of all atoms.
         potential: V, held by a reservoir; or
         charge: e, total charge of the group. Exactly one of the two.
 
@@ -35,6 +35,8 @@ class Electrode:
 
     def __init__(self, indices: Any, potential: Any = None, charge: Any = None) -> None:
         raw = host(indices)
+        # What a mask says is known of as many atoms as it has flags.
+        self._flags = len(raw) if raw.dtype == bool and raw.ndim == 1 else None
         if raw.dtype == bool:
             raw = np.flatnonzero(raw)
         if raw.size == 0:
@@ -103,6 +105,11 @@ def check_electrodes(electrodes: Sequence[Electrode]) -> None:
 def check_indices(electrodes: Sequence[Electrode], atoms: int) -> None:
     """Refuse indices that name no atom."""
     for g, electrode in enumerate(electrodes):
+        if electrode._flags not in (None, atoms):
+            raise ValueError(
+                f"electrodes[{g}] = mask of {electrode._flags} flags must have one per atom, {atoms}: pass a mask of all atoms, "
+                "or their indices"
+            )
         outside = (electrode.indices < 0) | (electrode.indices >= atoms)
         if outside.any():
             index = int(electrode.indices[np.argmax(outside)])

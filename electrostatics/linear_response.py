@@ -408,6 +408,11 @@ class LinearSolver:
         """Keep the charges for the next solve's first guess."""
         self._history = [answer.charges.detach(), *self._history[:2]]
 
+    @property
+    def held_at_charge(self) -> tuple[bool, ...]:
+        """Which electrodes the last solve held at a charge."""
+        return self._last("capacitance").by_charge
+
     def capacitance(self) -> Tensor:
         """dQ_g/dpsi_h at fixed ions, (groups, groups) in e/V."""
         problem = self._last("capacitance")

@@ -242,8 +242,11 @@ def make_problem(
     field: Any,
     displacement: Any,
     total_charge: Any,
+    single: bool = False,
 ) -> Problem:
     """Check everything one solve is given; the result lies where `site` and `held` do.
+
+    `single` says that numbers came in single precision, whose rounding is no mistake.
 
     Raises:
         ValueError: for the first thing that has no right answer.
@@ -265,12 +268,16 @@ def make_problem(
             "total_charge = None must be a number with a field and electrodes at a potential: the charge that the cell takes up "
             "would depend on the origin; give total_charge=0"
         )
+    if whole is not None and whole.ndim != 0:
+        raise ValueError(
+            f"total_charge = array of shape {tuple(whole.shape)} must be one number: it is the charge of all atoms together"
+        )
     if whole is not None and not bool(torch.isfinite(whole)):
         raise ValueError(
             f"total_charge = {total_charge} e must be finite: it is the charge of all atoms together"
         )
-    e_field, d_field = coulomb.check_fields(_known_charge(q, held, whole), h, field, displacement)
-    constraints = _constraints(coulomb.boundary, held, site, whole, q)
+    e_field, d_field = coulomb.check_fields(_known_charge(q, held, whole), h, field, displacement, single)
+    constraints = _constraints(coulomb.boundary, held, site, whole, q, 1e-6 if single else 1e-8)
     problem = Problem(
         coulomb.boundary, x, h, s, q, site, held, constraints, e_field, d_field, whole, exclusions
     )
@@ -300,7 +307,7 @@ def _without(value: Any, site: OnSite, n: int, like: Tensor) -> Tensor:
 
 
 def _constraints(
-    boundary: str, held: Held, site: OnSite, total_charge: Tensor | None, q: Tensor
+    boundary: str, held: Held, site: OnSite, total_charge: Tensor | None, q: Tensor, rounding: float
 ) -> Constraints:
     """The disjoint sets of solved atoms whose sums are held."""
     by_charge = held.by_charge
@@ -312,7 +319,7 @@ def _constraints(
             )
     elif all(by_charge):
         fixed, fluid, whole = (float(v.detach().sum()) for v in (held.charges, q, total_charge))
-        if abs(fixed + fluid - whole) > 1e-8 * max(1.0, float(q.detach().abs().sum())):
+        if abs(fixed + fluid - whole) > rounding * max(1.0, float(q.detach().abs().sum())):
             raise ValueError(
                 f"electrode charges + electrolyte charges = {fixed:.6g} + {fluid:.6g} e must equal total_charge = {whole:.6g} e: "
                 "change a held charge or total_charge, or hold one electrode at a potential"

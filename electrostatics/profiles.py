@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import erfc
 
-from grahame.electrostatics import cells
+from grahame.electrostatics import cells, checks
 from grahame.electrostatics.arrays import numbers
 from grahame.electrostatics.units import COULOMB_CONSTANT
 
@@ -251,6 +251,10 @@ def planar_charges(
             f"displacement = {given} must be given with boundary 'displacement' and only there: "
             f"the boundary is {boundary!r}"
         )
+    field = checks.finite("field", field, "V/Å", "give its component along n")
+    checks.positive("coulomb_constant", coulomb_constant, "eV Å/e²", "leave it out for CODATA's")
+    if displacement is not None:
+        displacement = checks.finite("displacement", displacement, "V/Å", "give its component along n")
     if displacement is not None and field != 0.0:
         raise ValueError(
             f"field = {field:g} V/Å must be 0 at constant displacement, which sets the field: remove it"

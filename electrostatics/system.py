@@ -299,14 +299,12 @@ class System:
     def matrix(self) -> Tensor:
         """K (n,n) in eV/e², differentiable with respect to positions, cell and smearing.
 
-        For "pme" the columns are the mesh's own potentials of unit charges (and carry no graph).
+        For "pme" the columns are the mesh's own potentials of unit charges.
         """
         x, s, p = self.positions, self.smearing, self.parameters
         n = len(x)
         if p.method == "pme":
-            return torch.stack(
-                [self.potential(unit) for unit in torch.eye(n, dtype=x.dtype, device=x.device)], dim=1
-            )
+            return self.product(torch.eye(n, dtype=x.dtype, device=x.device))
         total = torch.diag(gaussians.on_site_diagonal(s))
         if self.boundary == "open":
             total = total + exact.open_matrix(x, s)

@@ -63,6 +63,10 @@ class ThermoPotentiostat:
             "temperature", temperature, "K", "it is the electrodes' temperature"
         )
         self.time_constant = checks.positive("time_constant", time_constant, "fs", "it is a relaxation time")
+        if not math.isfinite(potential_difference):
+            raise ValueError(
+                f"potential_difference = {potential_difference} V must be finite: it is the target psi_1 - psi_0"
+            )
         self.potential_difference = float(potential_difference)
         self.random = np.random.default_rng(seed)
         self.charge: float | None = None
@@ -86,7 +90,7 @@ class ThermoPotentiostat:
                 "total_charge = None must be a number for a thermo-potentiostat: what leaves one electrode enters the other; "
                 "give the charge of the cell"
             )
-        whole = float(options.get("total_charge", 0.0)) - self._electrolyte(charges)
+        whole = float(options.get("total_charge", 0.0)) - self._electrolyte(positions, charges)
         target = self.potential_difference
         if self.charge is None:
             # The first charge is that at the target potential.
@@ -124,11 +128,10 @@ class ThermoPotentiostat:
         self.charge = state["charge"]
         self.random.bit_generator.state = state["random"]
 
-    def _electrolyte(self, charges: Any) -> float:
-        values = host(charges)
-        fluid = np.ones(len(values), dtype=bool)
+    def _electrolyte(self, positions: Any, charges: Any) -> float:
+        fluid = np.ones(len(host(positions)), dtype=bool)
         fluid[host(self.cpm.solved)] = False
-        return float(values[fluid].sum())
+        return float(np.broadcast_to(host(charges), fluid.shape)[fluid].sum())
 
 
 def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPotential) -> Any:
@@ -136,7 +139,8 @@ def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPoten
 
     C = beta Var(Q) + C_0 (matrix: beta Cov(Q_g, Q_h) + C_0,gh). The solved charges follow the ions without
     fluctuating themselves; C_0 = dQ/dpsi at fixed ions is what they leave out. It depends on the geometry of
-    the electrodes only, and is taken from the last solve.
+    the electrodes only, and is taken from the last solve, whatever that held of two electrodes; more must have been at
+    potentials.
 
     Args:
         charges: (m,) samples of Q = (Q_top - Q_bot)/2 in e, or (m, groups) samples of all electrode charges.
@@ -147,7 +151,8 @@ def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPoten
         A number in e/V, or the (groups, groups) matrix; tensors for samples in a tensor.
 
     Raises:
-        ValueError: for fewer than two samples, or a number of columns that is not that of the electrodes.
+        ValueError: for fewer than two samples, samples that are not finite, a number of columns that is not that of the
+            electrodes, and a last solve that held charges C_0 cannot be taken from.
 
     Source: Scalfi, Limmer, Coretti, Bonella, Madden, Salanne and Rotenberg, Phys. Chem. Chem. Phys. 22, 10480
     (2020).
@@ -158,13 +163,15 @@ def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPoten
         raise ValueError(
             f"charges = array of shape {samples.shape} must be (m,) or (m, groups) with m >= 2: pass samples in time"
         )
-    inner = cpm.capacitance
+    if not np.isfinite(samples).all():
+        raise ValueError("charges must be finite: they hold NaN or infinity; leave these samples out")
+    if samples.ndim == 1 and len(cpm.electrodes) != 2:
+        raise ValueError(
+            f"charges = array of shape {samples.shape} must have one column per electrode, {len(cpm.electrodes)}: "
+            "half the difference is defined for two electrodes only"
+        )
+    inner = _without_fluctuations(cpm)
     if samples.ndim == 1:
-        if len(inner) != 2:
-            raise ValueError(
-                f"charges = array of shape {samples.shape} must have one column per electrode, {len(inner)}: "
-                "half the difference is defined for two electrodes only"
-            )
         half = np.array([-0.5, 0.5])
         value = float(beta * samples.var() + half @ inner @ half)
         if isinstance(charges, Tensor):
@@ -176,3 +183,16 @@ def fluctuation_capacitance(charges: Any, temperature: float, cpm: ConstantPoten
         )
     matrix = beta * np.cov(samples, rowvar=False, bias=True) + inner
     return torch.as_tensor(matrix, device=charges.device) if isinstance(charges, Tensor) else matrix
+
+
+def _without_fluctuations(cpm: ConstantPotential) -> NDArray[np.float64]:
+    """C_0 (groups, groups) in e/V. Held charges answer to no potential: of two, the response of their difference says it."""
+    held = cpm.held_at_charge
+    if not any(held):
+        return cpm.capacitance
+    if len(held) == 2 and all(held):
+        return cpm.difference_capacitance * np.array([[1.0, -1.0], [-1.0, 1.0]])
+    raise ValueError(
+        f"electrodes = {sum(held)} of {len(held)} held at a charge in the last solve must all be at potentials for C_0: solve "
+        "once with potentials before"
+    )

@@ -16,8 +16,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
+from grahame.electrostatics import checks
 from grahame.electrostatics.arrays import numbers
 from grahame.electrostatics.profiles import surface_normal
 from grahame.electrostatics.units import COULOMB_CONSTANT
@@ -54,6 +56,8 @@ def vacuum_potential(
     >>> round(vacuum_potential(0.1, 10.0, "+"), 6)
     0.904756
     """
+    checks.finite("moment", moment, "e Å", "it is sum q z of the neutral slab")
+    checks.finite("field", field, "V/Å", "give its component along n")
     if side not in ("+", "-"):
         raise ValueError(f"side = {side!r} must be '+' or '-': '+' is the side that n = a x b points to")
     if not (math.isfinite(area) and area > 0.0):
@@ -90,6 +94,7 @@ def work_function(
     >>> round(work_function(5.0, 0.1, 10.0, "+"), 6), round(work_function(5.0, 0.1, 10.0, "-"), 6)
     (4.095244, 5.904756)
     """
+    checks.finite("fermi_potential", fermi_potential, "V", "it is dE/dQ of the metal")
     return fermi_potential - vacuum_potential(
         moment, area, side, field=field, plane=plane, coulomb_constant=coulomb_constant
     )
@@ -114,6 +119,13 @@ def slab_potential_step(
     1.809513
     """
     q, x = numbers(charges), numbers(positions)
+    if x.ndim != 2 or x.shape[1] != 3 or q.shape != (len(x),):
+        raise ValueError(
+            f"positions, charges = arrays of shapes {x.shape} and {q.shape} must be (n, 3) and (n,): give one row and one charge "
+            "per atom"
+        )
+    if not (np.isfinite(x).all() and np.isfinite(q).all()):
+        raise ValueError("positions, charges must be finite: they hold NaN or infinity; check the structure")
     if abs(q.sum()) > _NEUTRAL:
         raise ValueError(
             f"charges = {q.sum():g} e in all must be 0 e: a charged slab has a field, not a level, outside"
