@@ -14,7 +14,6 @@ Sources: Siepmann and Sprik, J. Chem. Phys. 102, 511 (1995); Reed, Lanning and M
 174704 (2020) for the Thomas-Fermi term; Dufils et al., Phys. Rev. Lett. 123, 195501 (2019) for finite field.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +29,7 @@ from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.electrodes import Electrode, check_electrodes, expand, what_is_held
 from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
 from grahame.electrostatics.problem import OnSite, Problem, make_problem
+from grahame.electrostatics.screening import Screening
 from grahame.electrostatics.system import System
 from grahame.kernels.threads import kernels_only
 
@@ -75,44 +75,6 @@ class ConstantPotentialResult:
     potential: Any
     iterations: int
     residual: float
-
-
-@dataclass(frozen=True)
-class _Screening:
-    """The Thomas-Fermi term of electrode atoms: length l (s,) in Å and volume v (s,) in Å³; None where there is none."""
-
-    length: Tensor
-    volume: Tensor | None
-    coulomb_constant: float
-
-    @staticmethod
-    def of(
-        electrodes: Sequence[Electrode], coulomb: Coulomb, length: Any, volume: Any, home: torch.device
-    ) -> "_Screening":
-        """From what the user gave, checked."""
-        l = expand("thomas_fermi_length", length, electrodes, "Å", home)
-        if bool((l.detach() < 0).any()):
-            raise ValueError(
-                f"thomas_fermi_length = {float(l.min()):g} Å must not be negative: use 0 for a perfect metal"
-            )
-        if not bool((l.detach() > 0).any()):
-            return _Screening(l, None, coulomb.coulomb_constant)
-        if volume is None:
-            raise ValueError(
-                "voronoi_volume = None must be given with a thomas_fermi_length: it is the volume per electrode atom in Å³"
-            )
-        v = expand("voronoi_volume", volume, electrodes, "Å³", home)
-        if bool((v.detach() <= 0).any()):
-            raise ValueError(
-                f"voronoi_volume = {float(v.min()):g} Å³ must be greater than zero: it is a volume per atom"
-            )
-        return _Screening(l, v, coulomb.coulomb_constant)
-
-    def hardness(self) -> Tensor:
-        """(s,) 4 pi k l²/v, V/e."""
-        if self.volume is None:
-            return torch.zeros_like(self.length)
-        return 4 * math.pi * self.coulomb_constant * self.length**2 / self.volume
 
 
 class ConstantPotential:
@@ -167,7 +129,7 @@ class ConstantPotential:
             )
         self.electronegativity = expand("electronegativity", electronegativity, electrodes, "V", home)
         self.hardness = expand("hardness", hardness, electrodes, "V/e", home)
-        self._screening = _Screening.of(electrodes, coulomb, thomas_fermi_length, voronoi_volume, home)
+        self._screening = Screening.of(electrodes, coulomb, thomas_fermi_length, voronoi_volume, home)
         if solver not in ("auto", "direct", "iterative"):
             raise ValueError(f'solver = "{solver}" must be auto, direct or iterative: choose one of these')
         if tolerance is not None:
