@@ -38,7 +38,7 @@ Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
 
 _CHUNK = 2500  # atoms below which a second thread does not pay
-_POINTS = 100_000  # mesh points below which it does not
+_POINTS = 40_000  # mesh points below which it does not
 _NO_MESH: Floats = np.empty((0, 0, 0))
 
 

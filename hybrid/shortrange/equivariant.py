@@ -146,10 +146,15 @@ class Interaction(nn.Module):
         on_grid = self._on_grid(self.left(a)) * self._on_grid(self.right(a))
         p = self.product((self.projector @ on_grid.reshape(len(on_grid), -1)).reshape_as(a))
         x, y = self.first(a), self.second(p)
-        products = torch.stack([a * x, a * y, p * x, p * y], dim=2)
-        overlaps = (self.means @ products.reshape(len(products), -1)).reshape(-1, *products.shape[1:])
-        invariants = overlaps.permute(1, 2, 0, 3).reshape(a.shape[1], -1)
-        return torch.cat([a[0], invariants], dim=1), a + p
+        # One product after the other: all four side by side would be the largest array of the network.
+        overlaps = [self._overlap(u, v) for u in (a, p) for v in (x, y)]
+        return torch.cat([a[0], *overlaps], dim=1), a + p
+
+    def _overlap(self, u: Tensor, v: Tensor) -> Tensor:
+        """(n,(l_max+1) C) sums of u v over m, for each l."""
+        sums = self.means @ (u * v).reshape(len(u), -1)
+        found: Tensor = sums.reshape(-1, *u.shape[1:]).transpose(0, 1).reshape(u.shape[1], -1)
+        return found
 
 
 def density_of(kinds: Tensor, basis: Tensor, harmonics: Tensor) -> Tensor:
