@@ -68,8 +68,8 @@ def kernels_only(active: bool = True) -> Iterator[None]:
 
 
 def torch_is_alone() -> bool:
-    """Whether torch is kept on the calling thread, so that the others are free for whoever divides its work himself."""
-    return _kept.get() is not None
+    """Whether torch keeps to the calling thread, so that any others are free for whoever divides its work himself."""
+    return _kept.get() is not None or torch.get_num_threads() == 1
 
 
 @lru_cache(maxsize=1)

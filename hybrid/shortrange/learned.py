@@ -28,6 +28,7 @@ from grahame.hybrid.graph import Graph, make_graph
 from grahame.hybrid.heads import LocalOutput
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.shortrange.base import ChargeSites, FloatArray, IntArray, Response, ShortRangeResult
+from grahame.kernels.cpu_memory import keep_freed
 from grahame.kernels.neighbors import NeighborList, Pairs
 from grahame.kernels.operators import chosen
 from grahame.kernels.threads import kernels_only
@@ -63,6 +64,8 @@ class LearnedShortRange:
         compile: bool = False,
     ) -> None:
         self.model = model.eval()
+        # The network's intermediate values take a hundred megabytes, which every step would page in anew.
+        keep_freed()
         # Gradients with respect to the weights are not wanted and would be paid for.
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)

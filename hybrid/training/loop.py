@@ -24,6 +24,7 @@ from grahame.hybrid.training.predicting import OF_CHARGES, labelled, predict
 from grahame.hybrid.training.progress import TrainingBar
 from grahame.hybrid.training.schedule import Plateau, in_stage_two, learning_rate, loss_weights
 from grahame.hybrid.training.transfer import freeze
+from grahame.kernels.cpu_memory import keep_freed
 
 __all__ = ["Position", "Trainer"]
 
@@ -70,6 +71,7 @@ class Trainer:
         valid: Sequence[Frame],
         processes: Processes,
     ) -> None:
+        keep_freed()  # every step takes the memory of the one before
         self.config, self.model, self.train, self.valid = config, model, train, valid
         self.processes = processes
         self.fixed = {name for name, p in model.named_parameters() if not p.requires_grad}

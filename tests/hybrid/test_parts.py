@@ -17,11 +17,13 @@ def function(densities: Tensor, species: Tensor) -> tuple[Tensor, Tensor]:
     return mixed.sin(), (mixed * mixed)[:, None, :].expand(-1, 3, -1)
 
 
+@pytest.mark.parametrize("most", [2, 100])
 @pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
 def test_parts_have_the_values_and_slopes_of_the_whole(
-    wanted: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+    wanted: tuple[bool, bool], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "_CHUNK", 3)
+    monkeypatch.setattr(parts, "_MOST", most)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)

@@ -1,6 +1,10 @@
 """Memory that is used again."""
 
+import ctypes
 import gc
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -51,3 +55,22 @@ def test_no_more_than_a_few_blocks_are_kept_and_none_far_too_long() -> None:
     gc.collect()
     assert cpu_memory.empty(LARGE).ctypes.data != place
     assert len(cpu_memory._spare) >= 1
+
+
+def told(**environment: str) -> str:
+    """What `keep_freed` says, twice, in a process of its own."""
+    script = "from grahame.kernels.cpu_memory import keep_freed; print(keep_freed(), keep_freed())"
+    clean = {k: v for k, v in os.environ.items() if k not in cpu_memory._CHOSEN}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=clean | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(
+    not (sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")),
+    reason="the allocator is not GNU's",
+)
+def test_the_allocator_is_told_to_keep_what_is_freed_unless_the_user_has_told_it() -> None:
+    assert told() == "True True"
+    assert told(MALLOC_TRIM_THRESHOLD_="131072") == "False False"
