@@ -51,7 +51,8 @@ class LearnedConfig(Block):
     )
     compile: bool = Field(
         default=False,
-        description="translate the network: up to a minute at first, then faster steps, most with several layers",
+        description="translate the network: up to a minute at first, then faster steps, most with several layers; of one layer "
+        "on one thread only",
     )
 
 

@@ -7,8 +7,8 @@ functions of `cpu_density`. An energy that depends on p pulls at the atoms and a
 blocks; those that exchange are moved together, and the terms d of one pair stand side by side in registers. Numbers of
 radial functions and terms are constants of the compiled code.
 
-With 12,288 atoms on one thread both sums reach a tenth of the flops that the processor does at best
-(`python -m examples.benchmarks limits`).
+With 12,288 atoms on one thread both sums reach a third of the flops that the processor does at best
+(`python -m examples.benchmarks limits`, AVX2).
 """
 
 import math

@@ -357,7 +357,7 @@ def close_pairs(
 ) -> NDArray[np.int64]:
     """Places, rising, of the pairs (p,2) with |x_j + S.cell - x_i| < reach; S (p,3), cells (B,3,3), frame (n,) of the atoms.
 
-    Limited by memory, at a third of its rate.
+    Limited by memory, at a sixth of its rate.
     """
     places, count, limit = np.empty(len(pairs), np.int64), 0, reach * reach
     for k in range(len(pairs)):

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.shortrange import first_layer, radial, sphere
 from grahame.hybrid.shortrange.parts import in_parts
-from grahame.kernels.threads import torch_is_alone
+from grahame.kernels.threads import available, torch_is_alone
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,10 @@ class LocalNetwork(nn.Module):
         """
         first = self.first(graph) if first is None else first
         if first is not None and self.sizes.layers == 1:
-            if torch_is_alone() and not any(p.requires_grad for p in self.parameters()):
-                return Features(*in_parts(self._of_densities, first, graph.species))
+            frozen = not any(p.requires_grad for p in self.parameters())
+            # On one thread the translated network is faster, on several that which they divide among them.
+            if torch_is_alone() and frozen and (available() > 1 or not self._translated):
+                return Features(*in_parts(self._from_densities, first, graph.species))
             return Features(*self._of_densities(first, graph.species))
         return self.of_vectors(graph.around.table.neighbors, graph.species, graph.vectors(), first)
 

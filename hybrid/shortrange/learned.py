@@ -47,9 +47,10 @@ class LearnedShortRange:
         formal_charges, fragments, fragment_charges: as in `Conditions`, for models that need them.
         total_charge: of the cell, e, for projected charges of a single fragment.
         compile: have torch.compile translate the network. The first step of a structure takes up to a minute,
-            less when the same was compiled before (torch keeps it on disk); later steps are faster, of one layer,
-            whose neighbours compiled kernels go through, by a tenth, of two by half. Needs a C++ compiler; without one
-            it is said once, and the network runs uncompiled. Results agree to 1e-6 with those without.
+            less when the same was compiled before (torch keeps it on disk); later steps are faster, of two layers by
+            half, of one, whose neighbours compiled kernels go through, by a tenth on one thread; several threads divide
+            such a network among them instead. Needs a C++ compiler; without one it is said once, and the network runs
+            uncompiled. Results agree to 1e-6 with those without.
     """
 
     def __init__(
@@ -145,8 +146,8 @@ class LearnedShortRange:
     @property
     def _divides(self) -> bool:
         """Whether threads take parts of the atoms: of one layer, whose densities the compiled kernels make."""
-        plain = not self._compiled and chosen() in ("auto", "numba")
-        return plain and self.model.spec.architecture.layers == 1
+        pays = not self._compiled or torch.get_num_threads() > 1
+        return pays and chosen() in ("auto", "numba") and self.model.spec.architecture.layers == 1
 
     def _run_uncompiled(self, error: Exception) -> None:
         """Say why the network is not translated, and let it run as it is written."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from grahame.hybrid.shortrange import parts
 from grahame.hybrid.shortrange.base import Response
+from grahame.hybrid.shortrange.equivariant import LocalNetwork
 from grahame.hybrid.shortrange.learned import LearnedShortRange
 from grahame.kernels.threads import kernels_only, torch_is_alone
 from tests.hybrid.model_cells import make_model, water_box
@@ -72,3 +73,30 @@ def test_models_give_the_same_on_any_number_of_threads(layers: int, monkeypatch:
     assert divided == ([True] if layers == 1 else [])
     for one, two in zip(*found):
         np.testing.assert_allclose(one, two, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_translated_networks_of_one_layer_run_where_they_pay(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one thread alone; several divide the network as it is written."""
+    monkeypatch.setattr(parts, "_CHUNK", 3)
+    model, atoms, before = make_model(), water_box(), torch.get_num_threads()
+    translated: list[int] = []
+
+    def compile_features(network: LocalNetwork) -> None:
+        def run(*given: Tensor) -> tuple[Tensor, Tensor]:
+            translated.append(len(given[1]))
+            return network._from_densities(*given)
+
+        network._translated, network._of_densities = True, run
+
+    monkeypatch.setattr(LocalNetwork, "compile_features", compile_features)
+    try:
+        torch.set_num_threads(threads)
+        given = atoms.positions, atoms.numbers.astype(np.int64), atoms.cell.array, (True, True, True), False
+        steps = [LearnedShortRange(model, compile=c).compute(*given) for c in (False, True)]
+    finally:
+        torch.set_num_threads(before)
+    assert translated == ([len(atoms)] if threads == 1 else [])
+    np.testing.assert_allclose(steps[0].charges, steps[1].charges, rtol=0, atol=1e-12)

@@ -36,8 +36,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+_RESULTS = "examples/benchmarks/results_*"
+
+
 def commit() -> str:
-    """Of this repository, and whether files differ from it."""
+    """Of this repository, and whether files differ from it, results of benchmarks aside."""
     root = Path(__file__).resolve().parents[3]
 
     def git(*words: str) -> str:
@@ -47,7 +50,7 @@ def commit() -> str:
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + (
-            " with changes" if git("status", "--porcelain") else ""
+            " with changes" if git("status", "--porcelain", "--", ".", f":(exclude){_RESULTS}") else ""
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
