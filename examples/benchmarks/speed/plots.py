@@ -50,6 +50,7 @@ def _point(one: Row) -> tuple[float, float, float]:
 def size_figure(results: Row, folder: Path) -> Path | None:
     """Energy, forces and list against the number of atoms, one panel for each target, with fitted exponents."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     rows = list(results.get("water", {}).values())
     wanted = sorted({r["target"] for r in rows}, reverse=True)
@@ -78,6 +79,11 @@ def size_figure(results: Row, folder: Path) -> Path | None:
                     textcoords="offset points", xytext=(-8, -4), ha="right", fontsize=7,
                 )  # fmt: skip
         axis.set(xscale="log", yscale="log", xlabel="atoms")
+        sizes = sorted({r["atoms"] for r in rows if r["target"] == target})
+        if any(one["target"] == target for one in results["published"]):
+            sizes.append(100_000)
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes])
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(f"relative rms force error ≤ {target:.0e}", fontsize=10)
         axis.grid(alpha=0.3, which="both", lw=0.4)
         # Below the axes: nothing is hidden.
