@@ -64,7 +64,6 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at the environment and run the self-tests (about two seconds)."""
-    import numba
     import numpy as np
     import torch
 
@@ -79,7 +78,7 @@ def diagnose() -> Diagnosis:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads={
             "torch": torch.get_num_threads(),
-            "numba": numba.get_num_threads(),
+            "numba": _of_numba(),
             **{v: os.environ.get(v) for v in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")},
         },
         blas=f"numpy {blas.get('name', 'unknown')} {blas.get('version', '')}".strip(),
@@ -147,3 +146,14 @@ def _capacitor() -> tuple[bool, str]:
     # The planes' own thickness drops out of the difference: d(1/C) = 4 pi k d(gap)/A.
     ratio = (elastance[1] - elastance[0]) / (4.0 * math.pi * k * 5.0 / (n * side) ** 2)
     return abs(ratio - 1.0) < 1e-6, f"relative error of d/(eps0 A) {abs(ratio - 1.0):.1e}"
+
+
+def _of_numba() -> int:
+    """Threads of numba; asked for them it starts its own, and with them sets those of torch where both use OpenMP."""
+    import numba
+    import torch
+
+    before = torch.get_num_threads()
+    found = int(numba.get_num_threads())
+    torch.set_num_threads(before)
+    return found

@@ -233,9 +233,11 @@ class LocalNetwork(nn.Module):
         first = self.first(graph) if first is None else first
         if first is not None and self.sizes.layers == 1:
             frozen = not any(p.requires_grad for p in self.parameters())
-            # On one thread the translated network is faster, on several that which they divide among them.
-            if torch_is_alone() and frozen and (available() > 1 or not self._translated):
+            if torch_is_alone() and frozen and available() > 1:
+                # Faster than the translated network, which they could not divide.
                 return Features(*in_parts(self._from_densities, first, graph.species))
+            if torch_is_alone() and frozen and not self._translated:
+                return Features(*in_parts(self._of_densities, first, graph.species))
             return Features(*self._of_densities(first, graph.species))
         return self.of_vectors(graph.around.table.neighbors, graph.species, graph.vectors(), first)
 

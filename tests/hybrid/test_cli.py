@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.io import read, write
@@ -222,7 +223,9 @@ def test_a_full_disk_is_not_a_wrong_format(
 
 @pytest.mark.usefixtures("folder")
 def test_doctor_passes_its_own_tests(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = torch.get_num_threads()
     call("doctor --json")
+    assert torch.get_num_threads() == threads
     said = json.loads(capsys.readouterr().out)
     assert said["healthy"] is True
     assert [c["name"] for c in said["checks"]] == ["Madelung constant of NaCl", "parallel plates"]
