@@ -243,14 +243,16 @@ class ConstantPotential:
         Raises:
             ValueError: for input that has no right answer; the message names the value and the remedy.
         """
-        kind = Kind(positions, charges, cell, field, displacement, smearing, total_charge)
+        kind = Kind(
+            positions, charges, cell, field, displacement, smearing, total_charge, dtype=self.coulomb.dtype
+        )
         device = torch.device(self.coulomb.device or kind.device or "cpu")
         with torch.no_grad():
             held = what_is_held(self.electrodes, potentials, electrode_charges, device)
             site = self._site_on(device, electronegativity, hardness)
             problem = make_problem(
                 self.coulomb, self.electrodes, site, held, positions, charges, cell, smearing, exclusions, field,
-                displacement, total_charge,
+                displacement, total_charge, kind.single,
             )  # fmt: skip
             checks.exclusions_of(exclusions, len(problem.x))
 

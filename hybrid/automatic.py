@@ -69,8 +69,8 @@ class Automatic:
         """The groups of solved atoms; the same list as long as elements and periodic directions stay, and the slabs.
 
         Slabs are looked for anew where a metal atom is more than its radius from where it was in the call before: that is
-        another structure, while a trajectory keeps its electrodes. Metal slabs are held at 0 V. Where the model solves all charges, all atoms (or those beside given electrodes)
-        are one group at the total charge.
+        another structure, while a trajectory keeps its electrodes. Metal slabs are held at 0 V. Where the model solves all
+        charges, all atoms (or those beside given electrodes) are one group at the total charge.
 
         Raises:
             ValueError: for no atoms, metal outside slabs, and what `rest_of` refuses.

@@ -6,14 +6,13 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 from ase import Atoms
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from grahame.electrostatics import Electrode
-from grahame.hybrid.bonds import BOND_FACTOR, NO_METALS
-from grahame.kernels.neighbors import neighbor_pairs
+from grahame.hybrid.bonds import NO_METALS, bonds
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -54,7 +53,7 @@ def connected_slabs(atoms: Atoms, elements: Collection[str]) -> list[Ints]:
         return []
     positions, numbers = atoms.get_positions()[chosen], atoms.numbers[chosen].astype(np.int64)
     cell, pbc = np.array(atoms.cell), (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2]))
-    i, j, shifts = _bonds(positions, numbers, cell, pbc)
+    i, j, shifts = bonds(positions, numbers, cell, pbc)
     n = len(chosen)
     graph = csr_array(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)))
     count, label = connected_components(graph, directed=False)
@@ -75,19 +74,6 @@ def connected_slabs(atoms: Atoms, elements: Collection[str]) -> list[Ints]:
         whole = positions[members] + offsets[members] @ cell
         slabs.append((_height(whole, cell, pbc[2]), chosen[members]))
     return [members for _, members in sorted(slabs, key=lambda s: (s[0], int(s[1][0])))]
-
-
-def _bonds(
-    positions: Floats, numbers: Ints, cell: Floats, pbc: tuple[bool, bool, bool]
-) -> tuple[Ints, Ints, Ints]:
-    """Bonded pairs i, j and the cell vectors from i to j's image, (p,3)."""
-    reach = 2.0 * BOND_FACTOR * float(covalent_radii[numbers].max())
-    pairs = neighbor_pairs(positions, cell, pbc, reach)
-    i, j, shifts = pairs.i.astype(np.int64), pairs.j.astype(np.int64), pairs.shifts.astype(np.int64)
-    rows = np.where(np.array(pbc)[:, None], cell, 0.0)
-    length = np.linalg.norm(positions[j] + shifts @ rows - positions[i], axis=1)
-    keep = length < BOND_FACTOR * (covalent_radii[numbers[i]] + covalent_radii[numbers[j]])
-    return i[keep], j[keep], shifts[keep]
 
 
 def _offsets(graph: csr_array, label: NDArray[np.int32], count: int, i: Ints, j: Ints, shifts: Ints) -> Ints:

@@ -15,7 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from grahame.electrostatics.electrodes import Electrode
-from grahame.hybrid.fragments import bonds_within
+from grahame.hybrid.bonds import bonds_within
 from grahame.hybrid.frames import Conditions
 from grahame.hybrid.schema import ElectricState
 

@@ -8,40 +8,18 @@ vectors until bonds join them, whichever images the file has.
 from __future__ import annotations
 
 import numpy as np
-from ase.data import covalent_radii
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from grahame.electrostatics.cells import nearest_image_shifts
-from grahame.kernels.neighbors import neighbor_pairs
+from grahame.hybrid.bonds import bonds_within
 
-__all__ = ["bonds_within", "steps_to_whole"]
+__all__ = ["steps_to_whole"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Periodic = tuple[bool, bool, bool]
-
-_BOND = 1.25  # times the sum of the covalent radii
-
-
-def bonds_within(
-    positions: Floats, numbers: Ints, cell: Floats, pbc: Periodic, owner: Ints
-) -> tuple[Ints, Ints, Ints]:
-    """Bonds of atoms that have the same owner.
-
-    Args:
-        positions: (n,3) Å; numbers: (n,); cell: (3,3) rows in Å; pbc: directions that repeat.
-        owner: (n,) of each atom; those of owner -1 have no bonds.
-    Returns:
-        Atoms i and j (m,), and the lattice shifts (m,3) from j to the image that is bonded to i.
-    """
-    radius = covalent_radii[numbers]
-    pairs = neighbor_pairs(positions, cell, pbc, 2.0 * _BOND * float(radius.max()))
-    i, j = pairs.i, pairs.j
-    length = np.linalg.norm(positions[j] + pairs.shifts @ cell - positions[i], axis=1)
-    near = (length < _BOND * (radius[i] + radius[j])) & (owner[i] == owner[j]) & (owner[i] >= 0)
-    return i[near], j[near], pairs.shifts[near].astype(np.int64)
 
 
 def steps_to_whole(positions: Floats, numbers: Ints, cell: Floats, pbc: Periodic, fragments: Ints) -> Ints:

@@ -9,8 +9,8 @@ The moments m of the charges are, with heights h = r.n and z = h - origin, by ki
 With w = Cm, and b the three numbers of one atom whose sums they are, k dE/dq_i = k (parts + d_i q_i + w.b_i) and
 k dE/dr_i = k (parts + q_i w.b_i'(h) n).
 
-Both are limited by memory, at a fifth and a third of its rate (`python -m examples.benchmarks limits`: 12,288 atoms
-with widths, one thread).
+Both are limited by memory, at two fifths and a quarter of its rate (`python -m examples.benchmarks limits`: 12,288
+atoms with widths, one thread, AVX2).
 """
 
 import math

@@ -11,8 +11,8 @@ other: what a network needs for forces, and for learning from forces, since its 
 With pi t = y + pi/2 sine and cosine of pi t are polynomials in y (their Taylor series to rounding), the others follow from
 sin((n+1) a) = 2 cos(a) sin(n a) - sin((n-1) a). Numbers of radial functions and l_max are constants of the compiled code.
 
-With 12,288 atoms on one thread densities and pulls reach a seventh, pushes a ninth of the flops that the processor does
-at best (`python -m examples.benchmarks limits`).
+With 12,288 atoms on one thread densities and pushes reach a fifth, pulls three tenths of the flops that the processor does
+at best (`python -m examples.benchmarks limits`, AVX2).
 
 Source: Gasteiger, Gross and Guennemann, ICLR 2020 (arXiv 2003.03123), eqs. 7 and 8, for B_n.
 """

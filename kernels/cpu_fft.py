@@ -2,8 +2,8 @@
 
 A mesh of n1 n2 n3 numbers lies in an array whose rows are longer than n3: an even number, at least n3 + 2, so
 that the n3//2 + 1 waves of a row take its place. Limited by memory, or by flops while the mesh fits
-into the cache: at 12,288 atoms a step takes four to seven times as long as memory would
-(`python -m examples.benchmarks limits`).
+into the cache: at 12,288 atoms on one thread a step does a fifth to a quarter of the flops that the processor does
+(`python -m examples.benchmarks limits`, AVX2).
 
 A transform is `along` all planes (its first two steps, each plane by itself), then `across` all lines of them (its
 last one). The inverse is the same backwards. ducc0 where it is installed (it is the faster one), else scipy: both are the

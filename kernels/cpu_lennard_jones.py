@@ -7,8 +7,8 @@ with types of atoms that share c12 and c6. Sums run in a fixed order whatever th
 into a fixed number of chunks, each with its own buffer, and the buffers are added in order. The rows are sorted, so two
 lists that hold the same pairs within the cut-off give the same bits.
 
-With 12,288 atoms on one thread pairs reach a ninth of the processor's reads at random places
-(`python -m examples.benchmarks limits`).
+With 12,288 atoms on one thread pairs reach an eighth of the processor's reads at random places
+(`python -m examples.benchmarks limits`, AVX2).
 """
 
 from dataclasses import dataclass

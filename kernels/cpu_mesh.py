@@ -13,9 +13,9 @@ With the potential on the mesh, phi(l) = dE/dQ(l) = 2 FFT^-1[W FFT[Q]], the deri
 where the first two parts of the last line change the cell at fixed fractional coordinates and the third
 brings the atoms back to their places.
 
-With 12,288 atoms on one thread multiplying the waves moves nine tenths of the bytes that the processor moves,
-weights take four fifths of its exponentials, and repeating the beginnings of rows, a sixtieth of the time,
-moves a fourteenth of its bytes (`python -m examples.benchmarks limits`).
+With 12,288 atoms on one thread multiplying the waves moves four tenths of the bytes that the processor moves,
+weights take two thirds of its exponentials, and repeating the beginnings of rows moves a thirteenth of its bytes
+(`python -m examples.benchmarks limits`, AVX2).
 """
 
 import math

@@ -5,9 +5,9 @@
 A rigid triple keeps three distances: `shake` moves its atoms along the distances they had before until the new ones are
 right (Newton's method for three multipliers), `rattle` takes from momenta what would change them (one linear system).
 
-With 12,288 atoms bonds reach a thirteenth of what memory gives, angles a seventh of the arctangents (counted as
-exponentials), rigid molecules a seventeenth of the flops, each step of which waits for the last
-(`python -m examples.benchmarks limits`).
+With 12,288 atoms bonds reach an eighth of what memory gives, angles an eighth of the arctangents (counted as
+exponentials), rigid molecules an eleventh of the flops, each step of which waits for the last
+(`python -m examples.benchmarks limits`, one thread, AVX2).
 
 Source: H. C. Andersen, J. Comput. Phys. 52, 24 (1983); V. Kräutler, W. F. van Gunsteren, P. H. Hünenberger, J. Comput.
 Chem. 22, 501 (2001), for the matrix form.

@@ -7,9 +7,8 @@ or, in the same cell, to an atom in a later place of the bins; half of the runs 
 taken bin by bin: the pairs of an atom stand together, near those of its neighbours in space, in an order that
 depends on nothing but the geometry.
 
-The search is limited by reading what it compares from the first cache and by flops, at a seventh and an
-eighth of what the processor does, sorting into bins by counting and writing at random places, at a twentieth and a third
-(`python -m examples.benchmarks limits`: 12,288 atoms, one thread).
+The search is limited by flops, at an eighth of what the processor does, sorting into bins by counting and writing at
+random places, at a thirtieth and half (`python -m examples.benchmarks limits`: 12,288 atoms, one thread, AVX2).
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """The pair sum of one geometry as a sparse symmetric matrix, for solvers that apply it to many charges; parts of lists.
 
-Its values are limited by flops, at a tenth of what the processor does, its product with charges by reading at random places,
-at half (`python -m examples.benchmarks limits`: 12,288 atoms, one thread, AVX2).
+Its values are limited by flops, at an eighth of what the processor does, its product with charges by reading at random
+places, at two thirds (`python -m examples.benchmarks limits`: 12,288 atoms, one thread, AVX2).
 """
 
 import math

@@ -3,9 +3,9 @@
 The bare interaction of excluded pairs is the case alpha = 0 without a cut-off: erfc(0) = 1.
 
 The sum is limited by flops and by what it reads at places that nothing tells in advance (second atoms, what they collect): it
-does a sixth as many of either as the processor does when it does nothing else (`python -m examples.benchmarks limits`:
-1,029 to 12,288 atoms, one thread, AVX2). Atoms moved into the list's order, and results put back into their own, are
-limited by such reads at two thirds and a third; rows of listed pairs by memory, at two fifths.
+does a fifth as many of these reads as the processor does when it does nothing else (`python -m examples.benchmarks
+limits`: 12,288 atoms, one thread, AVX2). Atoms moved into the list's order, and results put back into their own, are
+limited by such reads at seven tenths and a third; rows of listed pairs by memory, at three tenths.
 """
 
 import itertools
@@ -97,7 +97,7 @@ def _chunk(
 
     With e = sum over the others of q f(r): field (n,4) by place holds de/dx and e of every atom, cell (3,3) the
     derivative by the cell at fixed moved positions, width (n,) the one by s; s and width are empty for points.
-    Limited by flops and by reading at random places, at a sixth of what the processor does.
+    Limited by flops and by reading at random places, at a fifth of what the processor does.
     """
     gaussian = len(s) > 0
     between, squared = np.empty((BLOCK, 4)), np.empty(BLOCK)

@@ -9,9 +9,9 @@ Atoms are taken in the order of the rows of the mesh that they touch first. Rows
 points, so that an atom near their end needs no special case: `spread` adds what lies there to the beginning of
 the row, and before potentials are gathered the beginning is repeated there.
 
-With 12,288 atoms and order 8 on one thread spreading moves a fifth of the bytes between registers and first
-cache that the processor moves; potentials take a sixth, gradients a quarter of the flops that it does, and
-sorting counts at a twentieth and writes at a fifth of its rate at random places (`python -m examples.benchmarks limits`).
+With 12,288 atoms and order 8 on one thread spreading moves half of the bytes between registers and first
+cache that the processor moves; potentials and gradients take two fifths of the flops that it does, and sorting
+counts at a twentieth and writes at a fifth of its rate at random places (`python -m examples.benchmarks limits`, AVX2).
 """
 
 from collections.abc import Callable

@@ -6,8 +6,8 @@ full lists hold both directions. Pairs of one i stand together, in full lists so
 on the geometry alone, so sums over a list do not depend on how many threads found it.
 
 Full lists are found by vesin; half lists, the ones that molecular dynamics waits for, by `cpu_neighbors`.
-Sorting what vesin finds is limited by memory, at a quarter of what the processor does; whether a list may be kept by
-memory too, at a fifth (`python -m examples.benchmarks limits`: 12,288 atoms, one thread).
+Sorting what vesin finds is limited by memory, at a seventh of what the processor does; whether a list may be kept by
+memory too, at half (`python -m examples.benchmarks limits`: 12,288 atoms, one thread, AVX2).
 """
 
 import math
@@ -330,7 +330,7 @@ def all_below(
 ) -> bool:
     """Whether |(x_j - x_i) P + S.cell| < limit for all pairs (m,2), P (3,3) a projector; false for NaN.
 
-    Limited by memory, at an eighth of its rate.
+    Limited by memory, at a quarter of its rate.
     """
     square = limit * limit
     for k in range(len(pairs)):

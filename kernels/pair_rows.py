@@ -3,8 +3,8 @@
 `PairRows` holds each pair once, in the order of the bins that it was found in; `Rows` holds it in the rows of both of its
 atoms, for sums that every atom makes for itself.
 
-With 12,288 atoms on one thread choosing the pairs of marked atoms and sorting by one key reach a third, making rows of both
-atoms a quarter of the processor's reads at random places (`python -m examples.benchmarks limits`).
+With 12,288 atoms on one thread choosing the pairs of marked atoms, sorting by one key and making rows of both atoms reach
+a third of the processor's reads at random places (`python -m examples.benchmarks limits`, AVX2).
 """
 
 import itertools

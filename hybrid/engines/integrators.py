@@ -24,7 +24,8 @@ class NoseHooverChain(VelocityVerlet):
         dp/dt = F - p p_1/Q_1,  dp_1/dt = sum p²/m - N_f kT - p_1 p_2/Q_2, ...,  Q_1 = N_f kT tau², Q_j = kT tau²
 
     N_f counts the degrees of freedom that constraints leave, so frozen electrodes do not heat the liquid, without
-    those of the whole where it stands still and nothing pushes it (`degrees_of_freedom`). The thermostat only scales momenta, which keeps frozen atoms and rigid molecules as they are. Conserved:
+    those of the whole where it stands still and nothing pushes it (`degrees_of_freedom`). The thermostat only scales
+    momenta, which keeps frozen atoms and rigid molecules as they are. Conserved:
     Omega + kinetic + sum p_j²/2Q_j + N_f kT eta_1 + kT sum_{j>1} eta_j.
 
     Args:

@@ -175,9 +175,8 @@ class _Run:
                 if not done:
                     break
                 if name == "minimise" and not p.finished and not self._moves():
-                    self._write(
-                        name, output, log=False, frame=True
-                    )  # the relaxed structure, which no stage begins with
+                    # The relaxed structure, which no stage begins with.
+                    self._write(name, output, log=False, frame=True)
             else:
                 p.finished = True
             p.wall_s = before + time.perf_counter() - began

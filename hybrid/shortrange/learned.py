@@ -65,7 +65,7 @@ class LearnedShortRange:
         compile: bool = False,
     ) -> None:
         self.model = model.eval()
-        # The network's intermediate values take a hundred megabytes, which every step would page in anew.
+        # The network's intermediate values take so much memory that every step would page it in anew.
         keep_freed()
         # Gradients with respect to the weights are not wanted and would be paid for.
         for parameter in self.model.parameters():

@@ -236,8 +236,9 @@ def _duplicates(splits: Splits) -> list[Problem]:
 def _energies(frames: Sequence[Frame], checks: ChecksConfig) -> list[Problem]:
     """Energies per atom far from a robust fit of one energy per element, each level for itself.
 
-    Where total charges differ, energies may follow them: to take an electron away costs electronvolts, in any frame. Hot frames lie high and have large forces; where forces are known, a frame must also be far from a fit in
-    which energies may follow the mean square force.
+    Where total charges differ, energies may follow them: to take an electron away costs electronvolts, in any frame. Hot
+    frames lie high and have large forces; where forces are known, a frame must also be far from a fit in which energies may
+    follow the mean square force.
     """
     out: list[Problem] = []
     if checks.energy_outliers is None:
