@@ -1,4 +1,4 @@
-"""The command `grahame`: build, run, solve, analyse, train, evaluate, doctor.
+"""The command `grahame`: build, run, solve, analyse, train, evaluate, audit, doctor.
 
 Only typer is imported here; everything heavy is imported by the command that needs it, so that
 `grahame --help` answers at once.
@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
+from grahame.hybrid import cli_audit, cli_train
 from grahame.hybrid.cli_options import atom_ranges, held_values, lammps_types, shortened
 from grahame.hybrid.cli_output import analysed, print_analysis, print_json, print_table, write_structure
-from grahame.hybrid.cli_train import register
 from grahame.hybrid.cli_usage import usage_sentence
 
 app = typer.Typer(
@@ -362,7 +362,8 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-register(app)
+cli_train.register(app)
+cli_audit.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

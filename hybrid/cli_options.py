@@ -9,6 +9,17 @@ if TYPE_CHECKING:
     from grahame.hybrid.config import RunConfig
 
 
+def pairs_of(name: str, texts: Sequence[str]) -> dict[str, str]:
+    """`a=b` options as a dict."""
+    out = {}
+    for text in texts:
+        left, sign, right = text.partition("=")
+        if not sign or not left or not right:
+            raise ValueError(f"{name} = {text} must be left=right: write e.g. --{name} energy=REF_energy")
+        out[left] = right
+    return out
+
+
 def held_values(name: str, values: Sequence[str] | None) -> dict[int, float]:
     """`N=value` options as a dict."""
     unit = "V" if name == "potential" else "e"

@@ -14,6 +14,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from grahame.electrostatics import cells
+from grahame.hybrid.cli_options import pairs_of
 from grahame.hybrid.files import read_structure, replacing
 from grahame.hybrid.frames import LABELS, Frame, make_batch
 from grahame.hybrid.model import HybridModel, ModelSpec
@@ -187,13 +188,13 @@ def reading_of(
     if reading.level not in spec.levels:
         reading = replace(reading, level=spec.levels[0])
     if keys:
-        pairs = _pairs("key", keys)
+        pairs = pairs_of("key", keys)
         for label in pairs:
             if label not in LABELS:
                 raise ValueError(f"key = {label} must be one of {', '.join(LABELS)}: name the label first")
         reading = replace(reading, keys=pairs)
     if select:
-        reading = replace(reading, select={k: (v,) for k, v in _pairs("select", select).items()})
+        reading = replace(reading, select={k: (v,) for k, v in pairs_of("select", select).items()})
     changes = {"level": level, "boundary": boundary, "total_charge": total_charge, "field_key": field}
     reading = replace(reading, **{k: v for k, v in changes.items() if v is not None})  # type: ignore[arg-type]
     if field == "none":
@@ -221,14 +222,3 @@ def check_metal(frames: Sequence[Frame], electrodes: Sequence[str]) -> None:
                 f"electrode = {element} must be an element of the frames ({', '.join(present)}): name the metal, or leave "
                 "the option out"
             )
-
-
-def _pairs(name: str, texts: Sequence[str]) -> dict[str, str]:
-    """`a=b` options as a dict."""
-    out = {}
-    for text in texts:
-        left, sign, right = text.partition("=")
-        if not sign or not left or not right:
-            raise ValueError(f"{name} = {text} must be left=right: write e.g. --{name} energy=REF_energy")
-        out[left] = right
-    return out

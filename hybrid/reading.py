@@ -32,6 +32,7 @@ __all__ = [
     "Reading",
     "absent",
     "elements_of",
+    "label_of",
     "make_frame",
     "not_an_element",
     "read_frames",
@@ -222,7 +223,9 @@ def make_frame(atoms: Atoms, reading: Reading = Reading(), source: str = "", ind
     labels: dict[str, Floats] = {}
     for name, key in reading.keys.items():
         try:
-            labels[name] = _label(atoms, name, key, reading)
+            labels[name] = label_of(atoms, name, key)
+            if name == "born" and reading.born_transposed:
+                labels[name] = labels[name].swapaxes(-1, -2)
         except KeyError as error:
             if name not in reading.optional:
                 wrong.append(str(error.args[0]))
@@ -376,9 +379,12 @@ def _info(atoms: Atoms, reading: Reading) -> dict[str, Any]:
     return default | stated
 
 
-def _label(atoms: Atoms, name: str, key: str, reading: Reading) -> Floats:
-    """A label in its shape.
+def label_of(atoms: Atoms, name: str, key: str) -> Floats:
+    """A label of a frame in its shape and unit.
 
+    Args:
+        atoms: the frame, with the label as an array, in its info, or as a result of a calculator.
+        name: one of `LABELS`; key: what the file calls it.
     Raises:
         KeyError: when the frame lacks it; ValueError: when it is no number, has another shape or is not finite.
     """
@@ -407,4 +413,4 @@ def _label(atoms: Atoms, name: str, key: str, reading: Reading) -> Floats:
     # A dipole may leave out, as nan, the directions in which it is not defined.
     if np.isinf(array).any() or (np.isnan(array).any() and name != "dipole"):
         raise ValueError(f"{name} = {key} must be finite: it holds NaN or infinity ({unit})")
-    return array.swapaxes(-1, -2) if name == "born" and reading.born_transposed else array
+    return array

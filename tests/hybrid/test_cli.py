@@ -74,7 +74,7 @@ def test_help_answers_within_a_second_without_the_heavy_libraries() -> None:
     start = time.perf_counter()
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     took = time.perf_counter() - start
-    for command in ("build", "run", "solve", "analyse", "doctor"):
+    for command in ("build", "run", "solve", "analyse", "audit", "doctor"):
         assert f" {command} " in out
     assert out.strip().endswith("heavy: []")
     assert took < 5.0  # a second on an idle machine; a busy one must not fail the test
@@ -278,11 +278,11 @@ def test_an_interrupted_write_leaves_the_old_file() -> None:
         ("--frobnicate", "option = --frobnicate must be one of grahame: see `grahame --help`"),
         (
             "runn",
-            "command = runn must be one of analyse, build, doctor, evaluate, run, solve, train: did you mean run?",
+            "command = runn must be one of analyse, audit, build, doctor, evaluate, run, solve, train: did you mean run?",
         ),
         (
             "fly",
-            "command = fly must be one of analyse, build, doctor, evaluate, run, solve, train: see `grahame --help`",
+            "command = fly must be one of analyse, audit, build, doctor, evaluate, run, solve, train: see `grahame --help`",
         ),
         ("", "command = none must be given: choose one of those above"),
     ],
