@@ -8,13 +8,10 @@ threads own atoms; neighbours within the cut-off are first moved together and th
 depends on A pulls at the atoms; atoms that move push A. Both are the first derivative of A, applied to one side or the
 other: what a network needs for forces, and for learning from forces, since its weights do not move atoms.
 
-With pi t = y + pi/2 sine and cosine of pi t are polynomials in y (their Taylor series to rounding), the others follow from
-sin((n+1) a) = 2 cos(a) sin(n a) - sin((n-1) a). Numbers of radial functions and l_max are constants of the compiled code.
+What B_n begins with is tabulated by `cpu_radial`. Numbers of radial functions and l_max are constants of the compiled code.
 
 With 12,288 atoms on one thread densities and pushes reach a fifth, pulls three tenths of the flops that the processor does
 at best (`python -m examples.benchmarks limits`, AVX2).
-
-Source: Gasteiger, Gross and Guennemann, ICLR 2020 (arXiv 2003.03123), eqs. 7 and 8, for B_n.
 """
 
 import math
@@ -27,6 +24,7 @@ from numpy.typing import NDArray
 
 from grahame.kernels import vectors
 from grahame.kernels.compiling import FAST, inlined, kernel
+from grahame.kernels.cpu_radial import radial_slopes, radial_values
 from grahame.kernels.pair_rows import Rows
 from grahame.kernels.threads import chunks, run
 
@@ -38,8 +36,6 @@ Ints = NDArray[np.int64]
 Short = NDArray[np.int32]
 
 _CHUNK = 200  # atoms below which a second thread does not pay
-_SINE = np.array([(-1) ** k / math.factorial(2 * k + 1) for k in range(11)])
-_COSINE = np.array([(-1) ** k / math.factorial(2 * k) for k in range(11)])
 
 
 @dataclass(frozen=True)
@@ -174,25 +170,6 @@ def _near(
 
 
 @inlined(FAST)
-def _circle(t: float) -> tuple[float, float]:
-    """sin(pi t) and cos(pi t) for 0 <= t <= 1."""
-    y = math.pi * (t - 0.5)
-    square = y * y
-    even, odd = _COSINE[10], _SINE[10]
-    for k in range(9, -1, -1):
-        even, odd = even * square + _COSINE[k], odd * square + _SINE[k]
-    return even, -odd * y
-
-
-@inlined(FAST)
-def _envelope(t: float) -> tuple[float, float]:
-    """f(t) and its slope."""
-    cube = t * t * t
-    value = 1.0 + cube * cube * (-28.0 + t * (48.0 - 21.0 * t))
-    return value, cube * t * t * (-168.0 + t * (336.0 - 168.0 * t))
-
-
-@inlined(FAST)
 def _harmonics(x: float, y: float, z: float, l_max: int, out: Floats) -> None:
     """Y_lm of a unit vector."""
     out[0] = 1.0
@@ -249,17 +226,11 @@ def _steep(
     turning: Floats,
 ) -> None:
     """B_n and its slope, Y_lm and its slopes of the neighbours; vectors become directions, distances their inverse."""
-    norm, wave = math.sqrt(2.0 / cutoff), math.pi / cutoff
+    wave = math.pi / cutoff
+    radial_slopes(count, cutoff, distance, circle)
     for c in range(count):
-        inverse, t = 1.0 / distance[c], distance[c] / cutoff
-        circle[0, c], circle[1, c] = _circle(t)
-        value, slope = _envelope(t)
-        circle[2, c] = norm * inverse * value
-        circle[3, c] = norm * inverse * (slope / cutoff - value * inverse)
-        distance[c] = inverse
         for d in range(3):
-            between[d, c] *= inverse
-    for c in range(count):
+            between[d, c] *= distance[c]
         sine, cosine, scale, change = circle[0, c], circle[1, c], circle[2, c], circle[3, c]
         twice, sine_before, cosine_before = 2.0 * cosine, 0.0, 1.0
         for n in range(basis.shape[1]):
@@ -295,14 +266,12 @@ def _density(radial: int, l_max: int) -> Callable[..., None]:
         near, circle = np.empty(longest, np.int64), np.empty((3, longest))
         basis, angular = np.empty((longest, radial)), np.empty((longest, size))
         total = np.empty((kinds, size, radial))
-        norm = math.sqrt(2.0 / cutoff)
         for a in range(begin, end):
             h = cells[frame[a]]
             count = _near(a, x, h, start, j, shifts, cutoff * cutoff, between, distance, near)
+            radial_values(count, cutoff, distance, circle)
             for c in range(count):
-                inverse, t = 1.0 / distance[c], distance[c] / cutoff
-                circle[0, c], circle[1, c] = _circle(t)
-                circle[2, c] = norm * inverse * _envelope(t)[0]
+                inverse = 1.0 / distance[c]
                 for d in range(3):
                     between[d, c] *= inverse
             for c in range(count):

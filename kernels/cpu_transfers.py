@@ -3,7 +3,7 @@
     p_ij = sum over n of D_ab,n B_n(r) + sum over d of w_d(r) (u_d(i) v_d(j) - v_d(i) u_d(j)),  w_d(r) = sum over n of W_nd B_n(r)
 
 for pairs with r < r_c of which no solver owns an atom, 0 for all others; a, b are the species of i and j, B_n the radial
-functions of `cpu_density`. An energy that depends on p pulls at the atoms and at u and v. Pairs are looked through in
+functions of `cpu_radial`. An energy that depends on p pulls at the atoms and at u and v. Pairs are looked through in
 blocks; those that exchange are moved together, and the terms d of one pair stand side by side in registers. Numbers of
 radial functions and terms are constants of the compiled code.
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from grahame.kernels import vectors
 from grahame.kernels.compiling import FAST, inlined, kernel
-from grahame.kernels.cpu_density import _circle, _envelope
+from grahame.kernels.cpu_radial import radial_slopes, radial_values
 from grahame.kernels.threads import chunks, run
 
 __all__ = ["TransferKernels", "Transfers", "transfer_kernels"]
@@ -170,16 +170,13 @@ def _gained(radial: int, terms: int) -> Callable[..., None]:
         # Limited by flops.
         between, distance, near = np.empty((3, _BLOCK)), np.empty(_BLOCK), np.empty(_BLOCK, np.int64)
         circle, none = np.empty((3, _BLOCK)), vectors.fill(0.0, terms)
-        norm, kinds = math.sqrt(2.0 / cutoff), round(math.sqrt(len(plain)))
+        kinds = round(math.sqrt(len(plain)))
         for first in range(begin, end, _BLOCK):
             last = min(first + _BLOCK, end)
             count = _exchanging(
                 first, last, x, cells, frame, solved, pairs, images, cutoff * cutoff, between, distance, near
             )
-            for c in range(count):
-                t = distance[c] / cutoff
-                circle[0, c], circle[1, c] = _circle(t)
-                circle[2, c] = norm / distance[c] * _envelope(t)[0]
+            radial_values(count, cutoff, distance, circle)
             for c in range(count):
                 i, j = pairs[near[c], 0], pairs[near[c], 1]
                 kind, w, p = species[i] * kinds + species[j], none, 0.0
@@ -226,20 +223,14 @@ def _pull(radial: int, terms: int) -> Callable[..., None]:
         # Limited by flops.
         between, distance, near = np.empty((3, _BLOCK)), np.empty(_BLOCK), np.empty(_BLOCK, np.int64)
         circle, none = np.empty((4, _BLOCK)), vectors.fill(0.0, terms)
-        norm, kinds = math.sqrt(2.0 / cutoff), round(math.sqrt(len(plain)))
+        kinds = round(math.sqrt(len(plain)))
         wave = math.pi / cutoff
         for first in range(begin, end, _BLOCK):
             last = min(first + _BLOCK, end)
             count = _exchanging(
                 first, last, x, cells, frame, solved, pairs, images, cutoff * cutoff, between, distance, near
             )
-            for c in range(count):
-                inverse, t = 1.0 / distance[c], distance[c] / cutoff
-                circle[0, c], circle[1, c] = _circle(t)
-                value, slope = _envelope(t)
-                circle[2, c] = norm * inverse * value
-                circle[3, c] = norm * inverse * (slope / cutoff - value * inverse)
-                distance[c] = inverse
+            radial_slopes(count, cutoff, distance, circle)
             for c in range(count):
                 k = near[c]
                 i, j = pairs[k, 0], pairs[k, 1]
