@@ -34,6 +34,7 @@ FACETS = ("111", "100")
 WATER_MASS = 18.01528  # g/mol
 _LITRE = 1e27  # Å³
 _CM3 = 1e24  # Å³
+_NARROWEST = 3.3  # Å; the hydrogens of a water, 1.63 Å apart, keep 1.65 Å from those of its image
 _DENSEST = 2.0  # g/cm³; beyond it, packing would try for long before it fails
 
 
@@ -140,6 +141,8 @@ def build_cell(
 
     volume = sides[0] * sides[1] * (gap - metal.radius * (1 if film else 2))
     n_water, n_pairs = _amounts(volume, water_density, concentration, waters, ion_pairs)
+    if n_water + n_pairs:
+        _refuse_narrow(size, sides)
     high = floor + gap - (0.5 * contact if film else contact)
     region = Region(sides, floor + contact, high, floor, None if film else floor + gap)
     oxygens, hydrogens, charged = _liquid(n_water, n_pairs, ions, region, seed, volume)
@@ -231,6 +234,16 @@ def _check(
             f"ions = {', '.join(map(str, ions))} must be Na, Cl: the built-in force field knows these two; "
             "for others build without ions and place them yourself"
         )
+
+
+def _refuse_narrow(size: tuple[int, int, int], sides: tuple[float, float]) -> None:
+    """Packing keeps molecules apart, not those of one that stands beside itself."""
+    for axis, side in zip("xy", sides):
+        if side < _NARROWEST:
+            raise ValueError(
+                f"size = {tuple(size)} must make a cell of at least {_NARROWEST:g} Å along {axis}, not {side:.2f} Å: a molecule "
+                "would touch its own image; use more surface cells"
+            )
 
 
 def _layers(metal: _Surface, size: tuple[int, int, int], slabs: int) -> tuple[Floats, tuple[float, float]]:

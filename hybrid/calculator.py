@@ -179,7 +179,8 @@ class HybridCalculator(Calculator):
         terms = {k: v for k, v in self._terms.items() if electrodes or k in always}
         self._built = HybridPotential(short_range, coulomb, electrodes, **terms)
         self._basis = (electrodes, coulomb)
-        no_stress = coulomb.boundary == "open"
+        # A boundary that follows the atoms may be another one for the next: ASE asks only for what is listed here.
+        no_stress = coulomb.boundary == "open" and self._automatic is None
         self.implemented_properties = [p for p in _PROPERTIES if not (no_stress and p == "stress")]
 
     def _prepare(self, atoms: Atoms) -> None:
@@ -303,7 +304,7 @@ class HybridCalculator(Calculator):
             (bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2])),
             potentials=self._potentials,
             electrode_charges=self._electrode_charges,
-            stress=stress,
+            stress=stress and self.potential.coulomb.boundary != "open",
         )
         results: dict[str, Any] = {
             "energy": result.energy,

@@ -64,7 +64,9 @@ def angle_sum(
         theta = np.arctan2(cross, dot)
         energy += 0.5 * k[p] * (theta - theta0[p]) ** 2
         # d(theta)/du = [u dot/uu - v]/cross and the same with u and v exchanged.
-        g = k[p] * (theta - theta0[p]) / cross
+        # On a line both vectors say the same of it, and what is left is no force: at 180 degrees, where linear molecules are
+        # at rest, and where any direction away is as good as another.
+        g = k[p] * (theta - theta0[p]) / cross if cross > 0.0 else 0.0
         for a in range(3):
             du = g * (u[p, a] * dot / uu - v[p, a])
             dv = g * (v[p, a] * dot / vv - u[p, a])

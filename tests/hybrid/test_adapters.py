@@ -783,3 +783,21 @@ def test_charge_that_electrodes_lose_needs_an_electrode_at_a_potential() -> None
             "with the electrolyte needs somewhere to go"
         ):
             atoms.get_potential_energy()
+
+
+def test_heads_see_elements_that_change_places() -> None:
+    """A step of Monte Carlo swaps two elements and moves nothing, which no neighbour list notices."""
+    atoms = water_box()
+    trunk = PairTrunk()
+
+    def calculator() -> HybridCalculator:
+        heads = heads_on(trunk, widths={"Na": 0.35, "Cl": 0.6})
+        return HybridCalculator(ForeignShortRange(trunk, heads, contains_coulomb=False), coulomb("3d"))
+
+    atoms.calc = calculator()
+    atoms.get_potential_energy()
+    atoms.numbers[[9, 10]] = atoms.numbers[[10, 9]]
+    other = atoms.copy()
+    other.calc = calculator()
+    np.testing.assert_allclose(atoms.get_charges(), other.get_charges(), atol=1e-12)
+    assert atoms.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=1e-9)

@@ -164,6 +164,16 @@ def test_a_cell_survives_a_file(tmp_path: Any) -> None:
             "size = (0, 4, 2) must be three positive whole numbers: give the surface cells along x and y and "
             "the layers",
         ),
+        (
+            {"size": (1, 4, 2), "concentration": 0.0},
+            "size = (1, 4, 2) must make a cell of at least 3.3 Å along x, not 2.88 Å: a molecule would touch its own image; "
+            "use more surface cells",
+        ),
+        (
+            {"surface": "Pt(100)", "size": (3, 1, 2), "concentration": 0.0},
+            "size = (3, 1, 2) must make a cell of at least 3.3 Å along y, not 2.77 Å: a molecule would touch its own image; "
+            "use more surface cells",
+        ),
         ({"gap": float("nan")}, "gap = nan Å must be finite and not negative: give gap in Å"),
         (
             {"gap": 3.0},
@@ -226,3 +236,8 @@ def test_what_cannot_be_built_is_refused_in_one_sentence(arguments: dict[str, An
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole message is compared
         build_cell(**{"size": (4, 4, 2), "gap": 17.0, "concentration": 1.0, **arguments})
     assert str(error.value) == message
+
+
+def test_metal_alone_may_be_one_surface_cell_wide() -> None:
+    atoms = build_cell("Pt(100)", (1, 1, 3), gap=12.0, water_density=0.0, concentration=0.0)
+    assert atoms.get_chemical_formula() == "Pt6"

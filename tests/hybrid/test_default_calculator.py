@@ -210,6 +210,22 @@ def test_other_structures_are_looked_at_anew(model: HybridModel) -> None:
         calculator.get_potential_energy(cell)
 
 
+@pytest.mark.parametrize("kind", ["transfer", "solved"])
+def test_a_stress_is_there_again_after_an_open_system(kind: str) -> None:
+    model = make_model(charges={"kind": kind, "hardness": 8.0}, accuracy=1e-6)
+    atoms = water_box()
+    fresh = atoms.copy()
+    fresh.calc = HybridCalculator(model=model)
+    expected = fresh.get_stress()
+    atoms.pbc = False
+    atoms.calc = HybridCalculator(model=model)
+    for _ in range(2):
+        with pytest.raises(PropertyNotImplementedError):
+            atoms.get_stress()
+    atoms.pbc = True
+    np.testing.assert_array_equal(atoms.get_stress(), expected)
+
+
 def test_the_same_elements_in_another_order_are_other_electrodes(model: HybridModel) -> None:
     """The slab of the first atoms below, then above: the lowest is electrode 0 in both."""
     atoms, groups = slab()
