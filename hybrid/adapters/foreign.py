@@ -86,7 +86,7 @@ class ForeignShortRange:
         self._reach = max(trunk.cutoff, self.charges.cutoff, outer)
         self._list = NeighborList(self._reach, skin=_SKIN) if self._reach else None
         self._solved = np.zeros(0, dtype=np.int64)
-        self._graph: tuple[Pairs, Graph] | None = None
+        self._graph: tuple[Pairs, IntArray, Graph] | None = None
 
     def set_solved(self, indices: IntArray) -> None:
         """Name the atoms whose charges a solver sets; called by the potential that owns the solver."""
@@ -193,7 +193,8 @@ class ForeignShortRange:
         else:
             pairs = self._list.update(positions, cell, pbc)
             reach = self._list.cutoff + self._list.skin
-        if self._graph is None or self._list is None or self._graph[0] is not pairs:
+        kept = self._graph
+        if kept is None or self._list is None or kept[0] is not pairs or not np.array_equal(kept[1], numbers):
             solved = np.zeros(len(positions), dtype=np.bool_)
             solved[self._solved] = True
             species = np.zeros(len(positions), dtype=np.int64)
@@ -204,8 +205,9 @@ class ForeignShortRange:
                         "all solved: put the other atoms in one more electrode at a held charge"
                     )
                 species = self.charges.species(torch.as_tensor(numbers)).numpy()
-            self._graph = (pairs, make_graph(positions, cell, pbc, species, reach, solved, pairs))
-        return self._graph[1]
+            graph = make_graph(positions, cell, pbc, species, reach, solved, pairs)
+            self._graph = kept = (pairs, numbers.copy(), graph)
+        return kept[2]
 
     def describe(self) -> dict[str, Any]:
         """The model, its charges, and how nothing counts twice."""
