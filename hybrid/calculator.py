@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from grahame.electrostatics import Coulomb, Electrode
 from grahame.electrostatics.electrodes import check_types
 from grahame.hybrid.automatic import Automatic
+from grahame.hybrid.electrode_groups import of_given
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.potential import HybridPotential, HybridResult
 from grahame.hybrid.shortrange.base import ShortRange
@@ -101,7 +102,8 @@ class HybridCalculator(Calculator):
         smearing, hardness, electronegativity, thomas_fermi_length, voronoi_volume: of the electrode atoms, in
             Å, V/e, V, Å, Å³; one value, one per electrode or one per electrode atom. Without a smearing the atoms have
             the widths of a learned short range, or 0.392 Å. A short range that predicts hardness and
-            electronegativity overrules the values given here.
+            electronegativity overrules the values given here. They are those of `electrodes`: other atoms that a
+            model solves for have the model's.
         solver: "auto", "direct" or "iterative"; tolerance: relative residual of the iteration.
         total_charge: of the whole cell, e.
         model: a model file, "au-water-nacl" for the model in the box, or a `HybridModel`, whose weights then no
@@ -172,12 +174,18 @@ class HybridCalculator(Calculator):
         _refuse_no_short_range(short_range)
         _refuse_beside_short_range(coulomb, model, level, potentials)
         assert coulomb is not None
-        self._build(short_range, coulomb, electrodes or ())
+        self._build(short_range, coulomb, electrodes or (), self._terms)
 
-    def _build(self, short_range: ShortRange, coulomb: Coulomb, electrodes: Sequence[Electrode]) -> None:
+    def _build(
+        self,
+        short_range: ShortRange,
+        coulomb: Coulomb,
+        electrodes: Sequence[Electrode],
+        terms: Mapping[str, Any],
+    ) -> None:
         always = ("field", "displacement", "total_charge")
-        terms = {k: v for k, v in self._terms.items() if electrodes or k in always}
-        self._built = HybridPotential(short_range, coulomb, electrodes, **terms)
+        needed = {k: v for k, v in terms.items() if electrodes or k in always}
+        self._built = HybridPotential(short_range, coulomb, electrodes, **needed)
         self._basis = (electrodes, coulomb)
         # A boundary that follows the atoms may be another one for the next: ASE asks only for what is listed here.
         no_stress = coulomb.boundary == "open" and self._automatic is None
@@ -200,7 +208,11 @@ class HybridCalculator(Calculator):
             potentials[:count], charges[:count] = self._potentials, self._electrode_charges
         coulomb = automatic.coulomb(atoms.pbc, potentials)
         if self._basis is None or self._basis[0] is not electrodes or self._basis[1] is not coulomb:
-            self._build(automatic.short_range(), coulomb, electrodes)
+            short_range, given = automatic.short_range(), len(electrodes) - automatic.added
+            terms = self._terms
+            if automatic.added:
+                terms = of_given(terms, given, electrodes, short_range.widths(atoms.numbers.astype(np.int64)))
+            self._build(short_range, coulomb, electrodes, terms)
         self._potentials, self._electrode_charges = potentials, charges
         self._counted = True
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -155,3 +156,40 @@ def rest_of(atoms: int, electrodes: Sequence[Electrode], total_charge: float | N
         return list(electrodes)
     left = total_charge - sum(float(e.charge) for e in electrodes)
     return [*electrodes, Electrode(np.flatnonzero(free), charge=left)]
+
+
+def of_given(
+    options: Mapping[str, Any], given: int, electrodes: Sequence[Electrode], widths: Floats
+) -> dict[str, Any]:
+    """Solver options of given electrodes for all groups, where `rest_of` added one: that one has what the model says.
+
+    Args:
+        options: smearing, hardness, ... by name, one value, one per given electrode or one per atom of these.
+        given: number of electrodes without the added one; none leaves the options as they are.
+        electrodes: all groups, the added one last.
+        widths: (n,) Å, of all atoms in the model.
+    """
+    out = dict(options)
+    if given in (0, len(electrodes)):
+        return out
+    counts, rest = [len(e) for e in electrodes[:given]], np.asarray(electrodes[-1].indices)
+    none = np.zeros(len(rest))
+    # A volume counts only with a Thomas-Fermi length, which the other atoms have not.
+    others = {
+        "smearing": widths[rest],
+        "hardness": none,
+        "electronegativity": none,
+        "thomas_fermi_length": none,
+        "voronoi_volume": none + 1.0,
+    }
+    for name, value in others.items():
+        if options.get(name) is None:
+            continue
+        own = np.asarray(options[name], dtype=float)
+        if own.ndim == 0:
+            own = np.full(sum(counts), own)
+        elif own.shape == (given,):
+            own = np.repeat(own, counts)
+        if own.shape == (sum(counts),):  # the solver says what is wrong with others
+            out[name] = np.concatenate([own, value])
+    return out

@@ -71,6 +71,12 @@ class DataFile:
                 f"section {section} of {name} = missing must hold {wanted} rows: the file is cut off or was "
                 "written without it"
             )
+        if section == "Atoms" and len(rows) > 1 and len(rows[0]) in (8, 9):
+            # LAMMPS takes 7 columns of this style, or 10; with image flags others would pass for it.
+            raise ValueError(
+                f"columns of section Atoms of {name} = {len(rows[0])} must be 7, or 10 with image flags: write the file in "
+                "atom_style full (id molecule type charge x y z)"
+            )
         good = 0
         table = np.zeros((len(rows), columns))
         # Rows of one section are equally long (coefficients may be followed by more): a short one is cut.

@@ -440,8 +440,11 @@ class HybridPotential:
         """What the next result depends on beside its arguments: lists, solver history, chosen parameters."""
         state = {f"short_range.{k}": v for k, v in self.short_range.state().items()}
         far = self._pending
-        if far is None:
-            far = self.solver.state() if self.solver is not None else self.coulomb.state()
+        if far is None and self.electrodes:
+            # Without a solver nothing was solved that the next result could depend on.
+            far = {} if self.solver is None else self.solver.state()
+        elif far is None:
+            far = self.coulomb.state()
         return state | {f"coulomb.{k}": v for k, v in far.items()}
 
     def load_state(self, state: Mapping[str, NDArray[Any]]) -> None:
@@ -452,6 +455,6 @@ class HybridPotential:
 
         self.short_range.load_state(part("short_range."))
         if self.electrodes and self.solver is None:
-            self._pending = part("coulomb.")
+            self._pending = part("coulomb.") or None
         else:
             (self.solver if self.solver is not None else self.coulomb).load_state(part("coulomb."))

@@ -18,7 +18,7 @@ from grahame.hybrid.calculator import HybridCalculator
 from grahame.hybrid.conditions import Ramp
 from grahame.hybrid.config import ElectrodeConfig, RunConfig
 from grahame.hybrid.config_short_range import ClassicalConfig, ForeignConfig
-from grahame.hybrid.electrode_groups import rest_of
+from grahame.hybrid.electrode_groups import of_given, rest_of
 from grahame.hybrid.files import read_structure
 from grahame.hybrid.model_file import load_model
 from grahame.hybrid.shortrange.base import ShortRange
@@ -233,11 +233,20 @@ def make_calculator(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> Hybr
     short = _short_range(config, atoms, groups)
     electrodes = [_electrode(e, g) for e, g in zip(config.electrodes, groups)]
     accuracy = c.accuracy or _ACCURACY
+    sites: dict[str, Any] = {
+        "smearing": s.smearing,
+        "hardness": s.hardness,
+        "electronegativity": s.electronegativity,
+        "thomas_fermi_length": s.thomas_fermi_length,
+        "voronoi_volume": s.voronoi_volume,
+    }
     if isinstance(short, LearnedShortRange):
         spec = short.model.spec
         accuracy = c.accuracy or spec.accuracy
         if spec.charges.kind == "solved":
+            given = len(electrodes)
             electrodes = rest_of(len(atoms), electrodes, s.total_charge)
+            sites = of_given(sites, given, electrodes, short.widths(atoms.numbers.astype(np.int64)))
     options: dict[str, Any] = {}
     if c.coulomb_constant is not None:
         options["coulomb_constant"] = c.coulomb_constant
@@ -255,14 +264,10 @@ def make_calculator(config: RunConfig, atoms: Atoms, groups: list[Ints]) -> Hybr
         electrodes=electrodes,
         field=config.field,
         displacement=config.displacement,
-        smearing=s.smearing,
-        hardness=s.hardness,
-        electronegativity=s.electronegativity,
-        thomas_fermi_length=s.thomas_fermi_length,
-        voronoi_volume=s.voronoi_volume,
         solver=s.method,
         tolerance=s.tolerance,
         total_charge=s.total_charge,
+        **sites,
     )
 
 

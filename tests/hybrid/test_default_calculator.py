@@ -361,6 +361,24 @@ def test_a_model_that_solves_all_charges_has_one_group_of_all_atoms() -> None:
     assert pair.get_charges()[3] == pytest.approx(0.1, abs=1e-10)
 
 
+@pytest.mark.parametrize("width", [0.45, [0.45, 0.45], np.full(16, 0.45)], ids=["one", "each", "per atom"])
+def test_parameters_of_electrodes_leave_the_other_atoms_as_the_model_has_them(width: Any) -> None:
+    solving = make_model(charges={"kind": "solved", "hardness": 8.0, "widths": {"Au": 0.45}}, accuracy=1e-7)
+    atoms, groups = slab()
+    given = [Electrode(groups[0], charge=-0.1), Electrode(groups[1], charge=0.1)]
+
+    def charges(**options: Any) -> NDArray[np.float64]:
+        atoms.calc = HybridCalculator(model=solving, electrodes=given, **options)
+        return np.array(atoms.get_charges())
+
+    expected = charges()
+    np.testing.assert_allclose(charges(smearing=width), expected, rtol=0, atol=1e-12)
+    # Thomas-Fermi metals soften the metal; an atom of water has a share of it through the metal only.
+    screened = charges(smearing=width, thomas_fermi_length=0.5, voronoi_volume=17.0) - expected
+    assert np.abs(screened[:16]).max() > 1e-4
+    assert np.abs(screened[16:]).max() < 1e-5
+
+
 def test_metal_that_is_no_slab_is_refused(model: HybridModel) -> None:
     atoms, _ = slab()
     atoms += Atoms("Au", positions=[[2.0, 2.0, 6.8]])

@@ -67,3 +67,14 @@ def test_a_state_does_not_follow_what_is_held_later() -> None:
     atoms.calc.set_electrode_charges([None, 0.5])
     np.testing.assert_array_equal(state["held.potentials"], [0.0, 2.0])
     assert np.isnan(state["held.charges"]).all()
+
+
+def test_a_state_of_before_the_first_calculation_is_a_state() -> None:
+    """The solver of a model is made when the elements are known; until then there is nothing of it to keep."""
+    atoms = build_cell("Au(111)", size=(3, 4, 2), gap=15.0, concentration=0.0, seed=2)
+    other = learned(atoms)
+    other.load_state(learned(atoms).state(), atoms)
+    atoms.calc = other
+    fresh = atoms.copy()
+    fresh.calc = learned(atoms)
+    assert atoms.get_potential_energy() == fresh.get_potential_energy()

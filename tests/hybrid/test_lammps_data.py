@@ -335,6 +335,20 @@ def test_files_that_make_no_sense_are_refused(
     assert str(error.value) == message
 
 
+def test_another_atom_style_with_image_flags_does_not_pass_for_full(path: Path) -> None:
+    """Without the charge that `molecular` lacks, positions and flags would be read one column too early."""
+    begin, end = FILE.index("Atoms"), FILE.index("Bonds\n")
+    rows = [line.split() for line in FILE[begin:end].splitlines()]
+    molecular = [" ".join([*r[:3], *r[4:7], "0", "0", "0"]) if r and r[0].isdigit() else "" for r in rows]
+    path.write_text(FILE[:begin] + "Atoms\n" + "\n".join(molecular[1:]) + "\n\n" + FILE[end:])
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load_lammps(path)
+    assert str(error.value) == (
+        "columns of section Atoms of data.test = 9 must be 7, or 10 with image flags: write the file in atom_style full "
+        "(id molecule type charge x y z)"
+    )
+
+
 def test_any_cut_of_the_file_is_noticed(path: Path) -> None:
     """Cut at every line, and inside every line, up to the very last number."""
     end = len(FILE.rstrip())

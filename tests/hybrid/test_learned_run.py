@@ -261,6 +261,19 @@ def test_a_model_that_solves_all_charges_runs_and_restarts(tmp_path: Path) -> No
         run(learned_run(tmp_path / "held", {"steps": 1}, model), progress=False)
 
 
+@pytest.mark.parametrize("width", [0.45, [0.45, 0.45]])
+def test_widths_of_electrodes_are_not_those_of_atoms_that_the_model_solves(
+    tmp_path: Path, width: Any
+) -> None:
+    model = gentle(charges={"kind": "solved", "hardness": 8.0})
+
+    def energy(**solver: Any) -> float:
+        config = learned_run(tmp_path, {"steps": 1}, model, electrodes=CHARGED, solver=solver)
+        return float(prepare(config, load_structure(config)).atoms.get_potential_energy())
+
+    assert energy(smearing=width) == pytest.approx(energy(), abs=1e-10)
+
+
 @pytest.mark.parametrize("formal", [True, False])
 def test_projected_charges_take_fragments_and_formal_charges_of_the_structure(
     tmp_path: Path, formal: bool
