@@ -164,7 +164,8 @@ class HybridModel(nn.Module):
             ends = graph.pair_vectors()
             out = self.local(graph, levels, batch.conditions, ends)
             energy, moment = out.energy, out.dipole(graph, ends)
-            charges, totals, potentials = out.charges, [], []
+            charges = out.charges
+            totals = potentials = [energy.new_zeros(0)] * graph.frames
             fermi = energy.new_full((graph.frames,), torch.nan)
             if self.spec.long_range:
                 if self.spec.switch is not None:

@@ -369,6 +369,13 @@ def test_batches_give_what_single_frames_give() -> None:
     )
 
 
+def test_frames_of_a_model_without_charges_have_no_electrodes() -> None:
+    model = make_model(charges={"kind": "none"})
+    found = model.predict(batch_of(model, frame(water_box(1)), frame(water_box(2))))
+    assert [len(q) for q in found.electrode_charges] == [0, 0]
+    assert [len(v) for v in found.electrode_potentials] == [0, 0]
+
+
 def test_single_precision_forces_are_close_to_double() -> None:
     double = make_model(layers=2)
     single = HybridModel(double.spec.model_copy(update={"dtype": "float32"}))
