@@ -1,27 +1,50 @@
 """What came in goes out: numpy or torch, single or double precision, with or without a graph, on its device."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def outside_inference(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which takes derivatives and keeps tensors, also where the caller is in torch's inference mode.
+
+    What is made in that mode may take part in no graph for ever after: here it is ordinary, but without graphs.
+    """
+
+    @wraps(function)
+    def serve(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return serve
+
 
 class Kind:
     """Numpy or torch, and the precision, of what came in: the same goes out.
 
-    `device` is that of the first tensor, None if there is none. `dtype` overrules the precision of the input.
+    `device` is that of the first tensor, None if there is none. The precision is that of the first array, not that of a number
+    beside it; `dtype` overrules it. `rounded` says that something came in single precision, whose rounding is no mistake.
     """
 
     def __init__(self, *values: Any, dtype: torch.dtype | None = None) -> None:
         tensors = [v for v in values if isinstance(v, Tensor)]
         self.torch = bool(tensors)
         self.requires_grad = any(t.requires_grad for t in tensors)
-        first = tensors[0] if tensors else next(v for v in values if v is not None)
         self.device = tensors[0].device if tensors else None
-        kind = getattr(first, "dtype", None) if dtype is None else dtype
-        self.single = kind is torch.float32 or (isinstance(kind, np.dtype) and kind == np.float32)
+        arrays = [v for v in (*tensors, *values) if getattr(v, "ndim", 0) > 0]
+        kind = getattr(arrays[0], "dtype", None) if arrays else None
+        self.single = _is_single(kind if dtype is None else dtype)
+        self.rounded = self.single or any(_is_single(getattr(v, "dtype", None)) for v in values)
 
     def out(self, value: Tensor | None, track: bool) -> Any:
         """The value as the caller's kind; scalars of numpy input become floats."""
@@ -34,6 +57,10 @@ class Kind:
             return float(value)
         array = value.cpu().numpy()
         return array.astype(np.float32) if self.single else array
+
+
+def _is_single(dtype: object) -> bool:
+    return dtype is torch.float32 or (isinstance(dtype, np.dtype) and dtype == np.float32)
 
 
 def host(value: Any) -> NDArray[Any]:

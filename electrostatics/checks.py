@@ -29,7 +29,9 @@ def to_tensor(value: Any, like: Tensor | None = None) -> Tensor:
             raise ValueError(
                 f"array of type {value.dtype} must hold real numbers: check what is passed, and that its rows are equally long"
             )
-        return value.to(torch.float64) if like is None else value.to(like.device, torch.float64)
+        # A copy of what was made in inference mode may take part in a graph.
+        t: Tensor = value.clone() if value.is_inference() else value
+        return t.to(torch.float64) if like is None else t.to(like.device, torch.float64)
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise ValueError(
@@ -213,6 +215,8 @@ def indices_of(name: str, value: Any, n: int) -> Tensor:
                 f"{name} = mask of shape {raw.shape} must have shape ({n},): pass one flag per atom"
             )
         raw = np.flatnonzero(raw)
+    if raw.ndim > 1:
+        raise ValueError(f"{name} = array of shape {raw.shape} must be a list of integers: pass atom indices")
     if raw.size and not np.issubdtype(raw.dtype, np.integer):
         raise ValueError(f"{name} = array of type {raw.dtype} must be integers: pass atom indices")
     outside = np.flatnonzero((raw < 0) | (raw >= n))

@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields
-from grahame.electrostatics.arrays import Kind, check_batch, depth, entry, host, stack, variable
+from grahame.electrostatics.arrays import (
+    Kind,
+    check_batch,
+    depth,
+    entry,
+    host,
+    outside_inference,
+    stack,
+    variable,
+)
 from grahame.electrostatics.coulomb import Coulomb
 from grahame.electrostatics.electrodes import Electrode, check_electrodes, expand, what_is_held
 from grahame.electrostatics.linear_response import Answer, LinearProblem, LinearSolver, Mismatch
@@ -55,7 +64,7 @@ class ConstantPotentialResult:
             field with held charges, where the field follows the atoms. eV/Å, or None.
         stress: (3,3) eV/Å³, or None.
         field: (3,) the uniform field that acted, V/Å.
-        potential: (n,) dU/dq_i at all atoms, field included, V.
+        potential: (n,) electrostatic potential at all atoms, field included, V: dU/dq_i less chi_i + J_i q_i of the solved ones.
         iterations: of the solver.
         residual: |P (psi - Aq - b)| relative to its value without electrode charges.
     """
@@ -101,6 +110,7 @@ class ConstantPotential:
         ValueError: for overlapping electrodes, zero widths and values out of range.
     """
 
+    @outside_inference
     def __init__(
         self,
         electrodes: Sequence[Electrode],
@@ -114,6 +124,8 @@ class ConstantPotential:
         tolerance: float | None = None,
     ) -> None:
         check_electrodes(electrodes)
+        if not isinstance(coulomb, Coulomb):
+            raise ValueError(f"coulomb = {coulomb!r} must be a Coulomb: pass Coulomb(boundary, ...)")
         self.electrodes = list(electrodes)
         self.coulomb = coulomb
         tensors = [v for v in (smearing, electronegativity, hardness, thomas_fermi_length, voronoi_volume)
@@ -155,6 +167,7 @@ class ConstantPotential:
         """(s,) 4 pi k l²/v in V/e, with the graph of l and v where they have one; 0 for perfect metals."""
         return self._screening.hardness()
 
+    @outside_inference
     def solve(
         self,
         positions: Any,
@@ -213,13 +226,14 @@ class ConstantPotential:
         with kernels_only(not track):
             problem = make_problem(
                 self.coulomb, self.electrodes, site, held, positions, charges, cell, smearing, exclusions, field,
-                displacement, total_charge, kind.single,
+                displacement, total_charge, kind.rounded,
             )  # fmt: skip
             # An open system has no volume: its stress is None.
             values = self._evaluate(problem, track, forces, stress and problem.h is not None)
         values = {key: kind.out(v, track) if isinstance(v, Tensor) else v for key, v in values.items()}
         return ConstantPotentialResult(**values)
 
+    @outside_inference
     def check(
         self,
         positions: Any,
@@ -252,11 +266,12 @@ class ConstantPotential:
             site = self._site_on(device, electronegativity, hardness)
             problem = make_problem(
                 self.coulomb, self.electrodes, site, held, positions, charges, cell, smearing, exclusions, field,
-                displacement, total_charge, kind.single,
+                displacement, total_charge, kind.rounded,
             )  # fmt: skip
             checks.exclusions_of(exclusions, len(problem.x))
 
     @property
+    @outside_inference
     def capacitance(self) -> NDArray[np.float64]:
         """dQ_g/dpsi_h at fixed ions in e/V, (groups, groups); rows and columns of charge-held groups are 0.
 
@@ -265,6 +280,7 @@ class ConstantPotential:
         return host(self._linear.capacitance())
 
     @property
+    @outside_inference
     def difference_capacitance(self) -> float:
         """dQ_1/d(psi_1 - psi_0) of two electrodes at fixed ions, Q_0 + Q_1 held, in e/V; also of held charges.
 
@@ -293,6 +309,7 @@ class ConstantPotential:
         return self._linear.factorizations
 
     @property
+    @outside_inference
     def smallest_eigenvalue(self) -> float:
         """Smallest eigenvalue of the electrode matrix in the null space of the constraints, eV/e².
 
@@ -303,6 +320,7 @@ class ConstantPotential:
         return self._linear.factor("smallest_eigenvalue").spectrum[0]
 
     @property
+    @outside_inference
     def condition(self) -> float:
         """Condition number of the electrode matrix in the null space of the constraints.
 
@@ -325,6 +343,7 @@ class ConstantPotential:
         out = {f"coulomb_{key}": value for key, value in self.coulomb.state().items()}
         return out | {f"linear_{key}": value for key, value in self._linear.state().items()}
 
+    @outside_inference
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Take over a `state()`."""
         self.coulomb.load_state({k[8:]: v for k, v in state.items() if k.startswith("coulomb_")})
@@ -385,8 +404,9 @@ class ConstantPotential:
             out["forces"] = -gradients.pop(0) if forces else None
             out["forces_at_fixed_field"] = out["forces"]
             if p.follows and forces:
-                assert strength is not None
-                fixed = self._derivatives(p, system, q.detach(), strength.detach(), [leaf_x], False)[1]
+                # Of places that charges and field do not follow.
+                held = replace(system, positions=system.positions.view_as(system.positions))
+                fixed = self._derivatives(p, held, q, strength, [held.positions], track)[1]
                 out["forces_at_fixed_field"] = -fixed[0]
             if strain is not None:
                 assert p.h is not None

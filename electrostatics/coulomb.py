@@ -12,7 +12,15 @@ from torch import Tensor
 
 from grahame.electrostatics import cells, checks, fields, gaussians
 from grahame.electrostatics.accuracy import Parameters
-from grahame.electrostatics.arrays import Kind, check_batch, depth, entry, stack, variable
+from grahame.electrostatics.arrays import (
+    Kind,
+    check_batch,
+    depth,
+    entry,
+    outside_inference,
+    stack,
+    variable,
+)
 from grahame.electrostatics.binding import METHODS, Binder, Settings
 from grahame.electrostatics.system import System
 from grahame.electrostatics.units import COULOMB_CONSTANT
@@ -170,6 +178,7 @@ class Coulomb:
 
     # ------------------------------------------------------------------ public
 
+    @outside_inference
     def __call__(
         self,
         positions: Any,
@@ -210,7 +219,7 @@ class Coulomb:
         with kernels_only(not track):
             x, h, s = self._checked(positions, cell, smearing, kind)
             q = checks.per_atom("charges", charges, len(x), "e", x)
-            e_field, d_field = self.check_fields(q, h, field, displacement, kind.single)
+            e_field, d_field = self.check_fields(q, h, field, displacement, kind.rounded)
             # An open system has no volume: its stress is None.
             stress = stress and h is not None
             self_energy = torch.zeros_like(q)
@@ -238,6 +247,7 @@ class Coulomb:
                 *(kind.out(v, track) for v in (energy, potential, force, tension, self_energy))
             )
 
+    @outside_inference
     def potential_at(
         self,
         points: Any,
@@ -270,7 +280,7 @@ class Coulomb:
         aside = self._binder.off_centre(p, x, h, s)
         between = aside.any(1).nonzero()[:, 0]
         asked, p = len(p), torch.cat([p + aside, p[between] - aside[between]])
-        e_field, d_field = self.check_fields(q, h, field, displacement, kind.single)
+        e_field, d_field = self.check_fields(q, h, field, displacement, kind.rounded)
         all_x = torch.cat([x, p])
         all_q = torch.cat([q, q.new_zeros(len(p))])
         all_s = torch.cat([s, s.new_zeros(len(p))])
@@ -285,6 +295,7 @@ class Coulomb:
         found = first.index_put((between,), 0.5 * (first[between] + second))
         return kind.out(found, track)
 
+    @outside_inference
     def matrix(
         self,
         positions: Any,
@@ -317,6 +328,7 @@ class Coulomb:
             k = k[:, checks.indices_of("columns", columns, len(x)).to(k.device)]
         return kind.out(k, track)
 
+    @outside_inference
     def product(
         self, positions: Any, charges: Any, cell: Any, smearing: Any = None, exclusions: Any = None
     ) -> Any:
@@ -341,6 +353,7 @@ class Coulomb:
         with torch.set_grad_enabled(track):
             return kind.out(self.bind(x, h, s, exclusions).product(q), track)
 
+    @outside_inference
     def parameters(
         self, positions: Any, charges: Any = None, cell: Any = None, smearing: Any = None
     ) -> Parameters:
@@ -368,6 +381,7 @@ class Coulomb:
         """What an exact restart needs: the parameters' geometry and the neighbour list."""
         return self._binder.state()
 
+    @outside_inference
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Take over a `state()`."""
         self._binder.load_state(state)

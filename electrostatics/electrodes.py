@@ -7,7 +7,7 @@ charge-held group, and the union of the potential-held ones.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -77,6 +77,10 @@ class Electrode:
 
 def check_types(electrodes: Sequence[Any]) -> None:
     """Refuse what is no electrode."""
+    if isinstance(electrodes, Electrode) or not isinstance(electrodes, Iterable):
+        raise ValueError(
+            f"electrodes = {electrodes!r} must be a list of Electrode: write [Electrode(indices, potential=...), ...]"
+        )
     for g, electrode in enumerate(electrodes):
         if not isinstance(electrode, Electrode):
             raise ValueError(

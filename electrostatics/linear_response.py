@@ -125,6 +125,8 @@ class LinearSolver:
         self._history: list[Tensor] = []
         self._pairs = SolvedPairs()
         self._problem: LinearProblem | None = None
+        # Whether `_problem` was solved; what was refused says nothing of electrodes.
+        self._answered = False
         self._evaluation: Evaluation | None = None
         # Whether the factor fits the problem, to rounding and exactly, once that was asked.
         self._fits: dict[bool, bool] = {}
@@ -140,7 +142,7 @@ class LinearSolver:
     def prepare(self, problem: LinearProblem) -> None:
         """Make the factor if there is none, or if this geometry wants a new one."""
         alone, self._alone = self._alone, False
-        self._problem, self._fits = problem, {}
+        self._problem, self._fits, self._answered = problem, {}, False
         self._evaluation = Evaluation(problem.system, problem.solved, self._pairs)
         self._follow(problem.drive.device)
         self._inner = self._pairs.excluded_numbers(problem.system, problem.solved)
@@ -242,6 +244,15 @@ class LinearSolver:
                 f"{name} must be asked for after a solve: it depends on the geometry; call solve first"
             )
         return self._problem
+
+    def _solved(self, name: str) -> LinearProblem:
+        """The same, if it has an answer."""
+        problem = self._last(name)
+        if not self._answered:
+            raise RuntimeError(
+                f"{name} must be asked for after a solve: the last one failed; call solve with what it can answer"
+            )
+        return problem
 
     # ------------------------------------------------------------------- products
 
@@ -407,15 +418,16 @@ class LinearSolver:
     def remember(self, answer: Answer) -> None:
         """Keep the charges for the next solve's first guess."""
         self._history = [answer.charges.detach(), *self._history[:2]]
+        self._answered = True
 
     @property
     def held_at_charge(self) -> tuple[bool, ...]:
         """Which electrodes the last solve held at a charge."""
-        return self._last("capacitance").by_charge
+        return self._solved("capacitance").by_charge
 
     def capacitance(self) -> Tensor:
         """dQ_g/dpsi_h at fixed ions, (groups, groups) in e/V."""
-        problem = self._last("capacitance")
+        problem = self._solved("capacitance")
         groups = len(problem.by_charge)
         out = problem.drive.new_zeros((groups, groups))
         for g in range(groups):
@@ -435,7 +447,7 @@ class LinearSolver:
 
     def difference_capacitance(self) -> Tensor:
         """dQ_1/d(psi_1 - psi_0) of two groups at fixed ions, Q_0 + Q_1 held, in e/V; both at potentials or both at charges."""
-        problem = self._last("difference_capacitance")
+        problem = self._solved("difference_capacitance")
         moved = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=problem.drive.device)
         if not any(problem.by_charge):
             # Singular where the whole charge is held.

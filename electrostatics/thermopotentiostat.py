@@ -90,16 +90,19 @@ class ThermoPotentiostat:
                 "total_charge = None must be a number for a thermo-potentiostat: what leaves one electrode enters the other; "
                 "give the charge of the cell"
             )
-        whole = float(options.get("total_charge", 0.0)) - self._electrolyte(positions, charges)
+        whole = float(host(options.get("total_charge", 0.0))) - self._electrolyte(positions, charges)
         target = self.potential_difference
         if self.charge is None:
             # The first charge is that at the target potential.
-            start = self.cpm.solve(positions, charges, cell, potentials=[0.0, target], **options)
+            quiet = {**options, "forces": False, "stress": False}
+            with torch.no_grad():
+                start = self.cpm.solve(positions, charges, cell, potentials=[0.0, target], **quiet)
             self.charge = float(start.electrode_charges[1])
         quiet = {**options, "forces": False, "stress": False}
-        now = self.cpm.solve(
-            positions, charges, cell, electrode_charges=[whole - self.charge, self.charge], **quiet
-        )
+        with torch.no_grad():
+            now = self.cpm.solve(
+                positions, charges, cell, electrode_charges=[whole - self.charge, self.charge], **quiet
+            )
         voltage = float(now.potentials[1]) - float(now.potentials[0])
         self.charge = self.move(self.charge, voltage, self.cpm.difference_capacitance, timestep)
         return self.cpm.solve(

@@ -52,7 +52,8 @@ def wave_energy(positions: Tensor, charges: Tensor, cell: Tensor, alpha: float, 
 
     total = torch.zeros((), dtype=positions.dtype, device=positions.device)
     rows = max(1, _CHUNK // max(len(positions), 1))
-    for start in range(0, len(kvectors), rows):
+    # A part also of no waves: wide Gaussians in a small cell leave none, and nothing is a sum with a graph.
+    for start in range(0, max(len(kvectors), 1), rows):
         chunk = kvectors[start : start + rows]
         if torch.is_grad_enabled() and len(kvectors) > rows:
             total = total + checkpoint(

@@ -134,6 +134,25 @@ def test_forces_at_fixed_field_are_the_partial_ones() -> None:
     np.testing.assert_allclose(other.forces_at_fixed_field, other.forces, rtol=0, atol=1e-12)
 
 
+def test_forces_at_fixed_field_have_derivatives() -> None:
+    mode, atoms = set_up("finite field, charges")
+    cpm = make(mode, atoms, "ewald")
+    x, q = (torch.tensor(a, requires_grad=True) for a in (atoms.positions, atoms.charges))
+    out = cpm.solve(
+        x, q, torch.tensor(atoms.cell), smearing=torch.tensor(atoms.smearing)
+    ).forces_at_fixed_field
+    weights = torch.tensor(np.random.default_rng(5).normal(size=atoms.positions.shape))
+    along = torch.autograd.grad((weights * out).sum(), x)[0]
+    direction = torch.tensor(np.random.default_rng(6).normal(size=atoms.positions.shape))
+
+    def value(step: float) -> float:
+        moved = replace(atoms, positions=atoms.positions + step * direction.numpy())
+        return float((weights.numpy() * run(mode, moved, cpm).forces_at_fixed_field).sum())
+
+    found = float((along * direction).sum())
+    assert found == pytest.approx(derivative(value, 1e-3), rel=1e-5, abs=1e-6)
+
+
 # ---------------------------------------------------------------- response identities
 
 

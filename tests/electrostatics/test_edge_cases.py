@@ -200,3 +200,107 @@ def test_a_thermo_potentiostat_needs_a_known_charge_of_the_cell() -> None:
     )
     with refused(message):
         ThermoPotentiostat(pair(), 300.0, 50.0, 1).step(X, Q, H, 1.0, total_charge=None)
+
+
+def test_wide_gaussians_in_a_small_cell_leave_no_waves_and_have_derivatives() -> None:
+    x, q, cell = np.array([[0.1, 0.1, 0.1], [1.0, 1.2, 1.3]]), np.array([1.0, -1.0]), np.diag([2.0, 2.2, 2.5])
+    ewald, exact = Coulomb("3d", "ewald", 1e-5), Coulomb("3d", "exact")
+    assert ewald.bind(*(torch.tensor(a) for a in (x, cell, [1.2, 1.2])), None).waves.shape == (0, 3)
+    found, wanted = [], []
+    for coulomb, out in ((ewald, found), (exact, wanted)):
+        leaf = torch.tensor(x, requires_grad=True)
+        result = coulomb(leaf, torch.tensor(q), torch.tensor(cell), 1.2, stress=True)
+        (second,) = torch.autograd.grad(result.forces[0, 0], leaf)
+        out += [result.forces.detach().numpy(), result.stress.detach().numpy(), second.numpy()]
+    for one, other in zip(found, wanted):
+        np.testing.assert_allclose(one, other, rtol=0, atol=3e-6)
+
+
+def between(boundary: str) -> ConstantPotential:
+    """Two electrodes with ions between them, also along the normal."""
+    groups = [Electrode([0, 1], potential=0.0), Electrode([2, 3], potential=1.0)]
+    return ConstantPotential(groups, Coulomb(boundary))
+
+
+LIFTED = X + np.array([0, 0, 1, 1, 0, 0])[:, None] * np.array([0.0, 0, 9])
+
+
+@pytest.mark.parametrize("boundary", ["slab", "finite-field", "open"])
+def test_inference_mode_is_served_and_leaves_nothing_behind(boundary: str) -> None:
+    cell = None if boundary == "open" else H
+    points = LIFTED[:2] + np.array([0.3, 0.2, 4.0])
+
+    def everything(graph: bool) -> list[np.ndarray]:
+        x, q = torch.tensor(LIFTED, requires_grad=graph), torch.tensor(Q)
+        h = None if cell is None else torch.tensor(cell)
+        coulomb, solver = Coulomb(boundary), between(boundary)
+        result, potential = coulomb(x, q, h, stress=True), coulomb.potential_at(points, x, q, h)
+        sol = solver.solve(x, q, h, stress=True, potentials=torch.tensor([0.0, 0.37]))
+        values = [
+            result.energy,
+            result.forces,
+            potential,
+            sol.charges,
+            sol.energy,
+            sol.forces,
+            coulomb.matrix(x, h),
+        ]
+        if graph:
+            torch.autograd.grad(sol.forces.sum() + sol.charges[0] + result.forces[0, 0], x)
+        assert not any(v.is_inference() for v in values)
+        return [v.detach().numpy() for v in (*values, torch.tensor(solver.capacitance))]
+
+    with torch.inference_mode():
+        inside = everything(False)
+        made_inside, given = between(boundary), torch.tensor(LIFTED)
+    for one, other in zip(inside, everything(True)):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
+    # What was made in that mode serves outside.
+    charges = torch.tensor(Q, requires_grad=True)
+    sol = made_inside.solve(given, charges, None if cell is None else torch.tensor(cell), stress=True)
+    assert torch.isfinite(torch.autograd.grad(sol.forces.sum() + sol.energy, charges)[0]).all()
+
+
+@pytest.mark.parametrize("solver", ["direct", "iterative"])
+def test_a_solve_that_failed_has_no_capacitance(solver: str) -> None:
+    cpm = pair(solver=solver)
+    cpm.solve(X, Q, H)
+    right = cpm.capacitance
+    with pytest.raises((ValueError, RuntimeError), match="must be"):
+        cpm.solve(X, Q, H, hardness=-30.0)
+    for name in ("capacitance", "difference_capacitance", "held_at_charge"):
+        with pytest.raises(RuntimeError, match="must be asked for after a solve: the last one failed"):
+            getattr(cpm, name)
+    cpm.solve(X, Q, H)
+    np.testing.assert_allclose(cpm.capacitance, right, rtol=0, atol=1e-9)
+
+
+def test_what_a_solver_is_not_made_of_is_refused() -> None:
+    electrode = Electrode([0, 1], potential=0.0)
+    message = f"electrodes = {electrode!r} must be a list of Electrode: write [Electrode(indices, potential=...), ...]"
+    with refused(message):
+        ConstantPotential(electrode, Coulomb("slab"))  # type: ignore[arg-type]
+    with refused("coulomb = 'slab' must be a Coulomb: pass Coulomb(boundary, ...)"):
+        ConstantPotential([electrode], "slab")  # type: ignore[arg-type]
+
+
+def test_rows_are_a_list() -> None:
+    with refused("rows = array of shape (1, 2) must be a list of integers: pass atom indices"):
+        Coulomb("open").matrix(X, None, rows=[[0, 1]])
+
+
+def test_a_thermo_potentiostat_has_a_graph_of_its_last_solve_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpm, graphs = pair(), []
+    solve = cpm.solve
+
+    def watched(*args: object, **options: object) -> object:
+        graphs.append(torch.is_grad_enabled())
+        return solve(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cpm, "solve", watched)
+    whole = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    found = ThermoPotentiostat(cpm, 300.0, 50.0, 1).step(
+        X, torch.tensor(Q), torch.tensor(H), 1.0, total_charge=whole
+    )
+    assert graphs == [False, False, True]
+    assert found.energy.requires_grad

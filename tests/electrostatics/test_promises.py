@@ -171,6 +171,28 @@ def test_rounding_of_single_precision_is_no_mistake() -> None:
         )
 
 
+def test_single_precision_of_anything_given_is_no_mistake() -> None:
+    q = np.array([0.1, -0.1, 0.2, 0.1, 8.1, -8.4], np.float32)
+    assert abs(q.astype(np.float64).sum()) > 1e-8 * np.abs(q).sum()
+    x = np.random.default_rng(0).random((6, 3)) * np.array([6.0, 6, 8])
+    found = Coulomb("displacement")(x, q, H, displacement=0.1)
+    assert found.forces.dtype == np.float64
+    held = [Electrode([0, 1], charge=0.4), Electrode([2, 3], charge=-0.1)]
+    for kind in (np.asarray, torch.as_tensor):
+        sol = ConstantPotential(held, Coulomb("slab")).solve(kind(x), kind(q), kind(H))
+        assert float(sol.energy) == pytest.approx(
+            ConstantPotential(held, Coulomb("slab")).solve(x, [0, 0, 0, 0, 8.1, -8.4], H).energy, abs=1e-5
+        )
+
+
+def test_a_number_does_not_decide_the_precision_of_arrays() -> None:
+    single = torch.tensor(0.1)
+    field = Coulomb("displacement")(X, Q, H, displacement=single)
+    width = Coulomb("slab")(X, Q, H, smearing=single)
+    sol = ConstantPotential(GROUPS, Coulomb("slab")).solve(X, Q, H, total_charge=single)
+    assert [r.forces.dtype for r in (field, width, sol)] == [torch.float64] * 3
+
+
 def test_screening_lengths_may_be_differentiated_in_every_solve() -> None:
     length = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     solver = ConstantPotential(GROUPS, Coulomb("slab"), thomas_fermi_length=length, voronoi_volume=15.0)
