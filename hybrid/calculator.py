@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.outputs import Properties, all_outputs
@@ -14,6 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from numpy.typing import NDArray
 
 from grahame.electrostatics import Coulomb, Electrode
+from grahame.electrostatics.arrays import outside_inference
 from grahame.electrostatics.electrodes import check_types
 from grahame.hybrid.automatic import Automatic
 from grahame.hybrid.electrode_groups import of_given
@@ -117,6 +119,7 @@ class HybridCalculator(Calculator):
 
     ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012 - ASE's own declaration
 
+    @outside_inference
     def __init__(
         self,
         short_range: ShortRange | None = None,
@@ -291,6 +294,9 @@ class HybridCalculator(Calculator):
         """(groups,) held potentials, V; nan where a charge is held. None are known before electrodes were found."""
         return self._potentials.copy()
 
+    # Numbers in, numbers out, whatever torch's modes are: models give their forces through graphs of their own.
+    @outside_inference
+    @torch.enable_grad()
     def calculate(
         self,
         atoms: Atoms | None = None,

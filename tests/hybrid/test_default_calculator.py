@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -287,6 +288,19 @@ def test_copies_and_pickles_give_the_same(model: HybridModel) -> None:
             assert moved.calc is None
             moved.positions[-1] += 0.02
             np.testing.assert_allclose(other.get_forces(moved), calculator.get_forces(moved), atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_modes_of_torch_change_nothing(model: HybridModel, mode: Any) -> None:
+    atoms, _ = slab()
+    atoms.calc = HybridCalculator(model=model)
+    with mode():
+        inside = atoms.copy()
+        inside.calc = HybridCalculator(model=model)
+        forces = inside.get_forces()
+    np.testing.assert_allclose(forces, atoms.get_forces(), rtol=0, atol=1e-9)
+    inside.rattle(0.01, seed=1)
+    assert np.isfinite(inside.get_forces()).all()
 
 
 def test_state_restores_a_calculator_that_saw_nothing_yet(model: HybridModel) -> None:
