@@ -122,8 +122,8 @@ def analyse(
     Returns:
         A dictionary; numbers without a value are None. Keys, with units in their names:
 
-        - trajectory, log, stage, frames, atoms, formula, time_ps (length of what was used), area_A2,
-          height_A, boundary, temperature_K (mean and error; None without log)
+        - trajectory, log, stage, frames, atoms, formula, time_ps (length of what was used), area_A2 and
+          height_A (means over the frames), boundary, temperature_K (mean and error; None without log)
         - electrodes_from: file that names the electrodes' atoms, None for the trajectory itself
         - electrodes: per electrode index, elements, atoms, layers_A (heights of its layers), surface_A (the
           layer that faces the electrolyte), charge_e and potential_V (fields of `Mean`), and
@@ -154,6 +154,7 @@ def analyse(
             f"stage = {stage or 'all'} with skip_ps = {skip_ps:g} ps must leave at least one frame: "
             f"the trajectory has the stages {', '.join(found)}; choose another or skip less"
         )
+    _refuse_axes(first)
     coulomb = settings.get("coulomb", {})
     groups = electrode_groups(first)
     boundary = boundary or coulomb.get("boundary") or _guess_boundary(first)
@@ -173,8 +174,10 @@ def analyse(
             coulomb.get("coulomb_constant") or COULOMB_CONSTANT,
         )
     times: list[float | None] = []
+    rooms: list[tuple[float, float]] = []
     for atoms in chain([first], frames):
         times.append(frame_time(atoms))
+        rooms.append(surface_normal(np.array(atoms.cell))[1:])
         density.add(atoms)
         orientation.add(atoms)
         if electrostatic is not None:
@@ -185,9 +188,9 @@ def analyse(
         if series is None
         else (series.temperature, series.log)
     )
-    _, area, height = surface_normal(np.array(first.cell))
+    area, height = (float(v) for v in np.mean(rooms, axis=0))
     known = [t for t in times if t is not None]
-    electrodes = electrode_summaries(first, series)
+    electrodes = electrode_summaries(first, series, area)
     base = None if reference is None else _base(Path(reference), stage, skip_ps, first)
     result = {
         "trajectory": str(trajectory),
@@ -228,6 +231,16 @@ def _why_no_electrostatics(atoms: Atoms, boundary: str, dipoles: bool) -> str | 
     except ValueError as error:
         return str(error)
     return None
+
+
+def _refuse_axes(atoms: Atoms) -> None:
+    """Heights are taken along a x b, which is no surface normal where c repeats and a or b does not."""
+    if atoms.pbc[2] and not atoms.pbc[:2].all():
+        flags = ", ".join(str(bool(p)) for p in atoms.pbc)
+        raise ValueError(
+            f"pbc = ({flags}) must be (True, True, False) for a slab, (True, True, True) or (False, False, False): reorder the "
+            "cell so that its third vector leaves the surface"
+        )
 
 
 def _guess_boundary(atoms: Atoms) -> str:
@@ -283,7 +296,7 @@ def _base(reference: Path, stage: str | None, skip_ps: float, of: Atoms) -> tupl
                 f"reference = {reference} must be a run whose charge its voltage makes alone: {why}; give another one"
             )
         series = charge_series(reference, stage=stage, skip_ps=skip_ps)
-        cell = cell_summary(electrode_summaries(first, series), series, 1.0, None)
+        cell = cell_summary(electrode_summaries(first, series, 1.0), series, 1.0, None)
     if cell is None:
         raise ValueError(
             f"reference = {reference} must be a run with two electrodes: give one of the same cell"

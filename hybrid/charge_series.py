@@ -174,9 +174,9 @@ def error_of(mean: Mapping[str, Any]) -> float:
     return float(mean["error"]) if mean["deviation"] > _SAME else 0.0
 
 
-def electrode_summaries(atoms: Atoms, series: ChargeSeries | None) -> list[dict[str, Any]]:
-    """Where each electrode is and what it carries; units in the keys."""
-    n, area, _ = surface_normal(np.array(atoms.cell))
+def electrode_summaries(atoms: Atoms, series: ChargeSeries | None, area: float) -> list[dict[str, Any]]:
+    """Where each electrode is in a frame and what it carries on an area in Å²; units in the keys."""
+    n, _, _ = surface_normal(np.array(atoms.cell))
     groups = electrode_groups(atoms)
     symbols, z = np.array(atoms.get_chemical_symbols()), atoms.positions @ n
     inside = np.zeros(len(atoms), dtype=bool)

@@ -67,7 +67,8 @@ def analysed(
     """Analyse a trajectory; write <name>.analysis.json and, if wanted and possible, <name>.png beside it.
 
     Args:
-        output: instead of <name>.analysis.json, which is renewed; a file that exists only with `overwrite`.
+        output: instead of <name>.analysis.json, which is renewed; a file that exists, or a figure that exists in another
+            folder, only with `overwrite`.
     Raises:
         FileExistsError, FileNotFoundError, ValueError: for an output that must not be written, before any work.
     """
@@ -80,6 +81,10 @@ def analysed(
     figure = target.with_name(trajectory.stem + ".png") if plot and find_spec("matplotlib") else None
     _refuse_inputs(target, figure, trajectory, options)
     check_target(target, overwrite=overwrite or output is None)
+    if figure is not None:  # that of the run itself is renewed, one elsewhere may be anybody's
+        check_target(
+            figure, overwrite=overwrite or figure.resolve() == trajectory.with_suffix(".png").resolve()
+        )
     result = analyse_trajectory(trajectory, **options)
     result["files"] = {"analysis": str(target)}
     if figure is not None:
@@ -109,7 +114,8 @@ def _refuse_inputs(target: Path, figure: Path | None, trajectory: Path, options:
 def print_analysis(result: dict[str, Any]) -> None:
     """Electrodes, voltage, charge and capacitance with their errors."""
     length = "" if result["time_ps"] is None else f", {result['time_ps']:g} ps"
-    title = f"{result['formula']}: {result['frames']} frames{length}, boundary {result['boundary']}"
+    count = f"{result['frames']} frame{'s' if result['frames'] != 1 else ''}"
+    title = f"{result['formula']}: {count}{length}, boundary {result['boundary']}"
     if not result["electrodes"]:
         typer.echo(f"{title}, no electrodes")
     else:

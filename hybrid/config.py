@@ -19,6 +19,7 @@ from grahame.hybrid.config_base import (
     Interval,
     Potential,
     Temperature,
+    located,
     read_yaml,
     unit,
     wrong,
@@ -292,7 +293,7 @@ class RunConfig(Block):
     @property
     def structure_path(self) -> Path | None:
         """The structure file, or None for a built cell."""
-        return None if self.structure.file is None else self._folder / self.structure.file
+        return None if self.structure.file is None else self.path(self.structure.file)
 
     @property
     def model_path(self) -> Path | None:
@@ -304,7 +305,7 @@ class RunConfig(Block):
         if isinstance(self.short_range, ClassicalConfig):
             return None
         if isinstance(self.short_range, ForeignConfig):
-            path = self._folder / self.short_range.model
+            path = self.path(self.short_range.model)
             if not path.is_file():
                 raise FileNotFoundError(f"model = {path} must be an existing file: check the path")
             return path
@@ -313,8 +314,8 @@ class RunConfig(Block):
         return find_model(self.short_range.model, self._folder)
 
     def path(self, file: str) -> Path:
-        """A path of the configuration, which is relative to its folder."""
-        return self._folder / file
+        """A path of the configuration, which is relative to its folder; `~` is the home."""
+        return located(file, self._folder)
 
     @field_validator("short_range", mode="before")
     @classmethod

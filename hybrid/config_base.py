@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Iterator
@@ -14,7 +15,18 @@ from pydantic_core import PydanticCustomError
 
 from grahame.hybrid.config_errors import blocks_of, explain_yaml, show
 
-__all__ = ["AnyCase", "Block", "Count", "Interval", "Potential", "Temperature", "read_yaml", "unit", "wrong"]
+__all__ = [
+    "AnyCase",
+    "Block",
+    "Count",
+    "Interval",
+    "Potential",
+    "Temperature",
+    "located",
+    "read_yaml",
+    "unit",
+    "wrong",
+]
 
 
 def unit(unit: str, description: str, **rules: Any) -> Any:
@@ -74,6 +86,12 @@ class Block(BaseModel):
                 "", shown, rule, "YAML reads yes, no, on and off as true or false; write the number itself"
             )
         return value
+
+
+def located(file: str, folder: Path) -> Path:
+    """A path of a configuration: `~` is the home, anything else is relative to the folder of the file."""
+    # Where there is no home, `~` stays what it is and is not found.
+    return folder / os.path.expanduser(file)
 
 
 class _Empty:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from grahame.hybrid.config_base import located
 from grahame.hybrid.files import replacing
 from grahame.hybrid.model import HybridModel, ModelSpec
 from grahame.hybrid.specification import sentences
@@ -234,7 +235,7 @@ def find_model(name: str | Path, folder: str | Path = ".") -> Path:
     """Path of a model.
 
     Args:
-        name: "au-water-nacl" for the model in the box, or a path, relative to `folder`.
+        name: "au-water-nacl" for the model in the box, or a path, relative to `folder`; `~` is the home.
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: for what is no path.
@@ -251,7 +252,7 @@ def find_model(name: str | Path, folder: str | Path = ".") -> Path:
                 "again, or give the path of a model file"
             )
         return path
-    path = Path(folder) / name
+    path = located(str(name), Path(folder))
     if not path.is_file():
         raise FileNotFoundError(f"model = {path} must be an existing file: check the path, or use {BOXED}")
     return path

@@ -1,8 +1,8 @@
 """Averages along the surface normal of a trajectory: densities and electrostatics.
 
 z = r.n with n = a x b/|a x b| of each frame, whatever the shape of the cell. In a cell that is periodic along
-c all heights are folded into one period, [0, c.n); otherwise atoms are taken where they stand. Errors are
-standard errors from at most ten contiguous blocks of frames (jackknife: ratios are treated like sums).
+c all heights are folded into one period, [0, c.n), or if electrodes stand outside of it the period in whose middle
+they stand; otherwise atoms are taken where they stand. Errors are standard errors from at most ten contiguous blocks of frames (jackknife: ratios are treated like sums).
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Grid:
     Args:
         atoms: the first frame.
         spacing: width of the bins in Å (made a little smaller to fill the limits evenly).
-        limits: lowest and highest z in Å. Default: the period, or cell and atoms with 5 Å on both sides.
+        limits: lowest and highest z in Å. Default: the period, with all electrodes in it as they stand, or cell and
+            atoms with 5 Å on both sides.
     """
 
     def __init__(self, atoms: Atoms, spacing: float, limits: tuple[float, float] | None) -> None:
@@ -99,6 +100,12 @@ class Grid:
             if not self.periodic:
                 z = atoms.positions @ n
                 low, high = min(low, float(z.min())) - 5.0, max(high, float(z.max())) + 5.0
+            elif groups := electrode_groups(atoms):
+                z = atoms.positions[np.concatenate(groups)] @ n
+                if (z.min() < low or z.max() > high) and np.ptp(z) <= length:
+                    # As in cells that are centred on 0: folded, an electrode would stand on the other side of the liquid.
+                    low = 0.5 * float(z.min() + z.max() - length)
+                    high = low + length
         else:
             low, high = float(limits[0]), float(limits[1])
         if not (np.isfinite(low) and np.isfinite(high) and high > low):

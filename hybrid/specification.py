@@ -63,7 +63,8 @@ class ChargeSpec(_Spec):
     Attributes:
         kind: "none" (no long range), "transfer", "projected", or "solved".
         formal: formal charge of elements (e); those not named have the usual ones of aqueous chemistry, or 0. Projected
-            charges start from them before training; there elements that are not named start at 0.
+            charges start from them before training; there elements that are not named start at 0. Solved charges start
+            from a part of them where no label would say their sign.
         widths: Gaussian width of elements (Å); those not named have 0.5 Å, metals 0.392 Å is usual.
         train_widths: whether training changes the widths.
         rank: terms of a transfer.

@@ -113,8 +113,10 @@ def series_mean(series: ArrayLike, interval: float = 1.0) -> Mean:
         raise ValueError(f"interval = {interval:g} must be positive: give the time between two values")
     n = len(x)
     lengths, errors, _ = block_errors(x)
-    naive = float(errors[0])
-    deviation = float(x.std(ddof=1))
+    # Of equal values the mean may differ from them by rounding.
+    same = bool((x == x[0]).all())
+    naive = 0.0 if same else float(errors[0])
+    deviation = 0.0 if same else float(x.std(ddof=1))
     if naive == 0.0 or n < 4:
         error = 0.0 if naive == 0.0 else math.nan
         return Mean(float(x.mean()), error, deviation, n, float(n), 0.0, naive == 0.0)

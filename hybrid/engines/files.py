@@ -61,11 +61,16 @@ def _row(values: Any) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: a reader sees the old or the new content, also after a power cut."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        # A full disk gets its room back.
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 class Output:

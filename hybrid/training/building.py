@@ -18,8 +18,8 @@ from ase.data import chemical_symbols
 
 from grahame.hybrid.frames import Frame, make_batch
 from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
-from grahame.hybrid.model_file import load_model
-from grahame.hybrid.training.charge_references import start_charges
+from grahame.hybrid.model_file import find_model, load_model
+from grahame.hybrid.training.charge_references import leave_zero, start_charges, start_work_functions
 from grahame.hybrid.training.config import TrainConfig
 from grahame.hybrid.training.dataset import source_names
 from grahame.hybrid.training.predicting import predict
@@ -34,7 +34,7 @@ def charges_of(config: TrainConfig) -> ChargeSpec:
     """Where the charges of the configured model, or of the one it starts from, come from."""
     if config.transfer is None:
         return config.model.charges
-    return load_model(config.path(config.transfer.initial)).spec.charges
+    return load_model(find_model(config.transfer.initial, config.path("."))).spec.charges
 
 
 def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridModel, list[str]]:
@@ -79,6 +79,9 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
     bare = HybridModel(spec)
     # Labels that the loss does not count are for comparison only.
     started = start_charges(bare, frames) if config.loss.charges > 0.0 else None
+    if not any(config.loss.weights()[name] > 0.0 for name in ("dipole", "born", "field_response")):
+        started = started or leave_zero(bare, frames)
+    raised = start_work_functions(bare, frames) if config.loss.work_function > 0.0 else None
     references, notes = fit_references(frames, numbers, levels)
     explained, _ = fit_references(_predicted(bare, _sample(frames, levels)), numbers, levels)
     for level, energies in references.items():
@@ -86,7 +89,7 @@ def build_model(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridMod
             energies[element] -= explained[level].get(element, 0.0)
     model = HybridModel(spec.model_copy(update={"reference_energies": references}))
     model.load_state_dict(bare.state_dict())
-    return model, notes + ([started] if started else [])
+    return model, notes + [said for said in (started, raised) if said]
 
 
 def _sample(frames: Sequence[Frame], levels: Sequence[str]) -> list[Frame]:
@@ -112,7 +115,7 @@ def _predicted(model: HybridModel, frames: Sequence[Frame]) -> list[Frame]:
 
 def _continued(config: TrainConfig, frames: Sequence[Frame]) -> tuple[HybridModel, list[str]]:
     assert config.transfer is not None
-    model = load_model(config.path(config.transfer.initial))
+    model = load_model(find_model(config.transfer.initial, config.path(".")))
     spec = model.spec
     check_known(spec, frames)
     # Energies that the loss does not count are for comparison only.

@@ -1,4 +1,4 @@
-"""Where predicted charges start before the first step, from charge labels.
+"""Where charges and work functions start before the first step: from labels, or from formal charges.
 
 Projected charges start from the mean label of each element, transfers from what two elements exchange at a distance,
 
@@ -9,27 +9,35 @@ those of any partition, and gradient steps would take long to bridge what one so
 
 Solved charges would be the labels if chi_i + J_i q_i + (Kq)_i were the same for all atoms of a group that holds its
 charge: electronegativities start from the one value per element that comes nearest to that.
+
+Without such labels solved charges of neutral frames without a field would all be 0 before training, and with them every
+derivative with chi, of energies and of forces: nothing would ever move them, see `leave_zero`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from grahame.electrostatics.gaussians import on_site_diagonal
+from grahame.electrostatics.units import COULOMB_CONSTANT
 from grahame.hybrid.coupling import make_coulomb
 from grahame.hybrid.frames import Frame, make_batch
 from grahame.hybrid.graph import Graph
 from grahame.hybrid.heads import ProjectedCharges, TransferCharges
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.shortrange import radial
+from grahame.hybrid.training.predicting import predict
 
-__all__ = ["start_charges"]
+__all__ = ["leave_zero", "start_charges", "start_work_functions"]
 
 _SAMPLE = 60  # frames
 _RIDGE = 1e-6  # of the mean diagonal of the normal equations
+_PART = 0.05  # of its formal charge, for an atom alone
 
 
 @torch.no_grad()
@@ -139,6 +147,76 @@ def _start_solved(model: HybridModel, frames: Sequence[Frame]) -> str | None:
     weight[:, 0] = torch.where(seen, solution.to(weight), weight[:, 0])
     left = float((right - design @ solution).square().mean().sqrt())
     return f"electronegativities of elements start from charge labels: {left:.3g} V are left of {float(right.square().mean().sqrt()):.3g}"
+
+
+@torch.no_grad()
+def leave_zero(model: HybridModel, frames: Sequence[Frame]) -> str | None:
+    """Move solved charges off 0 where energies and forces could not.
+
+        chi_a = -0.05 q_a (J_a + k/(sqrt(pi) s_a)),  q_a the formal charge of element a
+
+    An energy is the same with all charges reversed, and at no charge flat: the start says which sign is meant. Where all
+    elements have the same formal charge the surroundings start with small random weights instead.
+
+    Args:
+        model: untrained; changed in place.
+        frames: for training.
+    Returns:
+        A sentence that says so, or None where charges are not solved, or are something else than 0 already.
+    """
+    sites, spec = model.sites, model.spec
+    if spec.charges.kind != "solved" or sites is None or sites.environment is None:
+        return None
+    if bool(sites.element.weight[:, 0].any()) or any(_driven(f) for f in frames):
+        return None
+    formal = [spec.formal_charge(e) for e in spec.elements]
+    if len(set(formal)) > 1:
+        widths = torch.tensor([spec.width(e) for e in spec.elements], dtype=torch.float64)
+        alone = model.hardness + COULOMB_CONSTANT * on_site_diagonal(widths)
+        sites.element.weight[:, 0] = -_PART * torch.tensor(formal) * alone.to(torch.float32)
+        return "solved charges start from formal charges: energies and forces alone would leave them at 0"
+    torch.nn.init.normal_(sites.environment.weight, std=0.1 / math.sqrt(sites.environment.in_features))
+    return "solved charges start at random: energies and forces alone would leave them at 0"
+
+
+@torch.no_grad()
+def start_work_functions(model: HybridModel, frames: Sequence[Frame]) -> str | None:
+    """Move the electronegativities of metals to where the work functions of neutral slabs are those of their labels.
+
+    W = Phi - phi_vac is some 5 eV and Phi moves as chi of all the metal's atoms does, which steps would take long for:
+
+        min over chi_a of sum over frames of (W - W^0 - sum over elements a of x_a chi_a)²,  x_a the metal's composition
+
+    Args:
+        model: untrained; changed in place.
+        frames: for training.
+    Returns:
+        A sentence that says how well it went, or None where there was nothing to do.
+    """
+    labelled = [f for f in frames if "work_function" in f.labels]
+    if model.sites is None or model.charge_head is None or not labelled:
+        return None
+    parts, missing = [], []
+    for k in np.unique(np.linspace(0, len(labelled) - 1, min(len(labelled), _SAMPLE)).astype(int)):
+        batch = make_batch([labelled[k]], model.spec.elements, model.spec.architecture.cutoff)
+        found = predict(model, batch, {"work_function"})["work_function"]
+        missing.append(batch.labels["work_function"].reshape(()) - found.reshape(()))
+        kinds = torch.nn.functional.one_hot(batch.graph.species[batch.graph.solved], len(model.spec.elements))
+        parts.append(kinds.to(torch.float64).mean(0))
+    design, right = torch.stack(parts), torch.stack(missing)
+    solution = torch.linalg.lstsq(design, right, driver="gelsd").solution
+    model.sites.element.weight[:, 0] += solution.to(model.sites.element.weight)
+    left = float((right - design @ solution).square().mean().sqrt())
+    return f"electronegativities of metals start from work functions: {left:.3g} eV are left of {float(right.square().mean().sqrt()):.3g}"
+
+
+def _driven(frame: Frame) -> bool:
+    """Whether solved charges are something else than 0 without any electronegativity."""
+    held = frame.conditions
+    if held.total_charge or held.displacement or np.any(held.field or 0.0):
+        return True
+    potentials = {float(e.potential) for e in held.electrodes if e.potential is not None}
+    return len(potentials) > 1 or any(e.charge for e in held.electrodes)
 
 
 def _design(graph: Graph, head: TransferCharges, column: Tensor, kinds: int) -> Tensor:

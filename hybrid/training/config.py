@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from grahame.hybrid.config_base import AnyCase, Block, read_yaml, unit, wrong
+from grahame.hybrid.config_base import AnyCase, Block, located, read_yaml, unit, wrong
 from grahame.hybrid.config_errors import explain, show
 from grahame.hybrid.model import ChargeSpec, ModelSpec
 from grahame.hybrid.reading import not_an_element
@@ -172,7 +172,7 @@ class TransferConfig(Block):
     Reference energies stay, but for levels whose new energies count from another zero: there they move to it.
     """
 
-    initial: str = Field(description="model file, relative to the configuration file")
+    initial: str = Field(description="model file, relative to the configuration file, or au-water-nacl")
     freeze: tuple[Group, ...] = Field(default=(), description="groups of weights that do not change")
     unfreeze: dict[Group, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="epoch from which a frozen group trains"
@@ -197,10 +197,17 @@ class TrainingOutput(Block):
     name: str = Field(
         default="model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", description="stem of all file names"
     )
-    folder: str = Field(default=".", description="relative to the working directory; made if absent")
+    folder: str = Field(
+        default=".", description="relative to the working directory, ~ is the home; made if absent"
+    )
     checkpoint_minutes: Annotated[float, unit("min", "longest time between checkpoints", gt=0.0)] = 10.0
     plots: bool = Field(default=True, description="draw learning curve and parity, where matplotlib is there")
     overwrite: bool = Field(default=False, description="replace the files of an earlier training")
+
+    @property
+    def place(self) -> Path:
+        """The folder of all files."""
+        return located(self.folder, Path())
 
 
 class TrainConfig(Block):
@@ -219,8 +226,8 @@ class TrainConfig(Block):
     _folder: Path = PrivateAttr(default_factory=Path)
 
     def path(self, file: str) -> Path:
-        """A path of the configuration, which is relative to its folder."""
-        return self._folder / file
+        """A path of the configuration, which is relative to its folder; `~` is the home."""
+        return located(file, self._folder)
 
     def paths(self, file: str) -> list[Path]:
         """The files a source names: one, or all that a shell pattern fits, by name.
@@ -253,6 +260,19 @@ class TrainConfig(Block):
         if self.transfer is not None and "model" in self.model_fields_set:
             raise wrong("model", "given with transfer", "be left out", "the initial model brings its own")
         labels = {name for s in self.data.sources for name in s.keys.named()}
+        charges = self.model.charges
+        learned = (
+            charges.site_constants != "fixed"
+            or charges.kind in ("none", "solved")
+            or self.transfer is not None
+        )
+        if self.loss.work_function > 0 and not learned:
+            raise wrong(
+                "loss.work_function",
+                f"{self.loss.work_function:g}",
+                "come with an electronegativity of the metal that is learned, not one that stays 0",
+                "set model.charges.site_constants: element, or environment",
+            )
         for name, weight in self.loss.weights().items():
             if weight > 0 and name not in labels and name in self.loss.model_fields_set:
                 raise wrong(
@@ -292,5 +312,5 @@ def load_training(path: str | Path) -> TrainConfig:
         FileNotFoundError: when there is no such file.
         ValueError: when it is not YAML, or one sentence per wrong key.
     """
-    data, folder = read_yaml(path)
+    data, folder = read_yaml(path, TrainConfig)
     return parse_training(data, folder)

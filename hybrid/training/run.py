@@ -138,7 +138,7 @@ class _Prepared:
 
 def _paths(config: TrainConfig) -> tuple[Path, Path, Path, Path]:
     """Model, checkpoint, learning curve and errors."""
-    stem = Path(config.output.folder) / config.output.name
+    stem = config.output.place / config.output.name
     model, checkpoint, curve, errors = (
         stem.with_name(stem.name + n) for n in (".safetensors", ".checkpoint.pt", ".csv", ".errors.csv")
     )
@@ -146,7 +146,7 @@ def _paths(config: TrainConfig) -> tuple[Path, Path, Path, Path]:
 
 
 def _prepared(config: TrainConfig, resume: bool, group: Processes) -> _Prepared:
-    _check_folder(Path(config.output.folder))
+    _check_folder(config.output.place)
     saved = load_checkpoint(_paths(config)[1]) if resume else None
     splits = checked_frames(config)
     settings = json.loads(config.model_dump_json())
@@ -185,7 +185,7 @@ def _train(config: TrainConfig, resume: bool, progress: bool, group: Processes) 
     ready = _prepared(config, resume, group)
     splits, trainer, saved = ready.splits, ready.trainer, ready.saved
     if group.main:
-        Path(config.output.folder).mkdir(parents=True, exist_ok=True)
+        config.output.place.mkdir(parents=True, exist_ok=True)
     summary = TrainSummary(
         model_path, checkpoint, curve_path, errors_path, main=group.main,
         train_frames=len(splits.train), valid_frames=len(splits.valid), dropped=splits.problems,

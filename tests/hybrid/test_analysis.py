@@ -354,6 +354,39 @@ def test_held_charge_gives_the_capacitance_from_the_mean_voltage(tmp_path: Path)
     assert out["error"] / out["value"] == pytest.approx(0.05 / math.sqrt(100), rel=0.4)
 
 
+def test_charges_count_on_the_mean_area_of_cells_that_change(tmp_path: Path) -> None:
+    frames = []
+    for side in (6.0, 6.3):
+        atoms = cell_of_plates(0.2)
+        atoms.arrays["charges"] = atoms.info.pop("charges")
+        atoms.info["electrode_potentials"] = np.array([0.0, 1.0])
+        atoms.set_cell([side, 6.0, 30.0 + side])
+        frames.append(atoms)
+    write(tmp_path / "breathing.extxyz", frames)
+    result = analyse(tmp_path / "breathing.extxyz")
+    assert result["area_A2"] == pytest.approx(36.9)
+    assert result["height_A"] == pytest.approx(36.15)
+    assert result["cell"]["capacitance_uF_per_cm2"]["value"] == pytest.approx(0.2 / 36.9 * UNIT)
+    surface = result["electrodes"][1]["surface_charge_uC_per_cm2"]["value"]
+    assert surface == pytest.approx(0.2 / 36.9 * UNIT)
+
+
+@pytest.mark.parametrize("boundary", [None, "slab"])
+def test_a_surface_along_another_axis_is_refused(tmp_path: Path, boundary: str | None) -> None:
+    """Profiles along a x b would be profiles within the surface."""
+    atoms = cell_of_plates(0.2)
+    atoms.arrays["charges"] = atoms.info.pop("charges")
+    atoms.set_cell(np.array(atoms.cell)[[2, 0, 1]])
+    atoms.pbc = (False, True, True)
+    write(tmp_path / "turned.extxyz", [atoms] * 2)
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        analyse(tmp_path / "turned.extxyz", boundary=boundary)
+    assert str(refused.value) == (
+        "pbc = (False, True, True) must be (True, True, False) for a slab, (True, True, True) or (False, False, False): reorder "
+        "the cell so that its third vector leaves the surface"
+    )
+
+
 def test_plain_trajectories_of_other_programs_are_read(tmp_path: Path) -> None:
     """No electrodes, no charges, no times: densities remain, and what is missing is said."""
     box = molecule("H2O", cell=[8.0, 8.0, 8.0], pbc=True)

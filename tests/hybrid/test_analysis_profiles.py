@@ -85,6 +85,20 @@ def test_periodic_heights_fold_into_one_period() -> None:
     np.testing.assert_allclose(a, b)
 
 
+@pytest.mark.parametrize("shift", [0.0, -12.5, 40.0])
+def test_a_period_holds_the_electrodes_as_they_stand(shift: float) -> None:
+    """Also of a cell that is centred on 0: the liquid lies between them, whatever the liquid did."""
+    z = np.array([3.0, 22.0, 10.0, 11.0]) + shift
+    atoms = Atoms("Au2NaCl", positions=np.column_stack([z * 0, z * 0, z]), cell=[5.0, 5.0, 25.0], pbc=True)
+    atoms.set_array("electrode", np.array([0, 1, -1, -1]))
+    atoms.positions[2, 2] += 25.0  # went around
+    out = density_profile([atoms], ["Au", "Na", "Cl"], spacing=0.5)
+    heights = {s: out.z[out.number[s] > 0.0] for s in ("Au", "Na", "Cl")}
+    np.testing.assert_allclose(heights["Au"], [3.0 + shift, 22.0 + shift], atol=0.26)
+    np.testing.assert_allclose([*heights["Na"], *heights["Cl"]], [10.0 + shift, 11.0 + shift], atol=0.26)
+    assert out.z[-1] - out.z[0] == pytest.approx(24.5)
+
+
 def test_atoms_that_leave_the_room_of_the_first_frame_are_not_dropped_silently() -> None:
     far = gas(1, 0)
     far.positions[0, 2] = 99.0

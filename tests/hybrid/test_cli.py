@@ -183,6 +183,23 @@ def test_an_analysis_keeps_an_existing_file_unless_told_otherwise(capsys: pytest
 
 
 @pytest.mark.usefixtures("folder")
+def test_an_analysis_elsewhere_keeps_the_figure_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    write("water.xyz", molecule("H2O", cell=[8.0, 8.0, 8.0], pbc=True))
+    Path("paper").mkdir()
+    figure = Path("paper") / "water.png"
+    figure.write_text("old", encoding="utf-8")
+    assert fails("analyse water.xyz --output paper/water.json") == 1
+    assert capsys.readouterr().err == (
+        f"Error: output = {figure} must not exist yet: choose another name or add --overwrite\n"
+    )
+    assert [p.name for p in Path("paper").iterdir()] == ["water.png"]
+    assert figure.read_text(encoding="utf-8") == "old"
+    for name in ("one.json", "two.json"):  # beside the trajectory its figure is renewed
+        call(f"analyse water.xyz --output {name}")
+
+
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("frame", [-1000, 3, 52])
 def test_frames_that_a_trajectory_does_not_have_are_refused(
     frame: int, capsys: pytest.CaptureFixture[str]

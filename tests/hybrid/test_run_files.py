@@ -1,5 +1,6 @@
 """Files of a run: inputs are safe from it, checkpoints can be read, and nothing stands in them twice."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 from ase.io import read, write
 
 from grahame.hybrid.analysis import analyse
+from grahame.hybrid.config import parse_config
 from grahame.hybrid.engines import run as engine
 from grahame.hybrid.engines.checkpoint import Progress, load_checkpoint, save_checkpoint
+from grahame.hybrid.engines.files import write_atomically
 from grahame.hybrid.engines.setup import load_structure, prepare
 from tests.hybrid.small_cells import small_cell, small_run
 
@@ -73,6 +76,35 @@ def test_the_folder_of_a_run_may_be_in_the_home(tmp_path: Path, monkeypatch: pyt
     config = small_run(tmp_path, {**NVE, "steps": 1}, output={"name": "small", "folder": "~/runs"})
     assert engine.run(config, progress=False).log == tmp_path / "home" / "runs" / "small.csv"
     assert not (tmp_path / "~").exists()
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state"
+    write_atomically(path, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomically(path, b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+    assert path.read_bytes() == b"old"
+
+
+def test_the_files_that_a_run_reads_may_be_in_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = {
+        "structure": {"file": "~/cell.xyz"},
+        "dynamics": {},
+        "short_range": {"model": "~/mine.safetensors"},
+    }
+    config = parse_config(data, tmp_path / "runs")
+    assert config.structure_path == tmp_path / "cell.xyz"
+    (tmp_path / "mine.safetensors").touch()
+    assert config.model_path == tmp_path / "mine.safetensors"
 
 
 def test_masses_of_the_dynamics_stand_in_the_frames_and_go_on(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Transfers between elements from charge labels: exact where the labels are such transfers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from grahame.hybrid.frames import Conditions, Frame, make_batch
 from grahame.hybrid.heads import ProjectedCharges, TransferCharges
 from grahame.hybrid.model import ChargeSpec, HybridModel, ModelSpec
 from grahame.hybrid.shortrange.equivariant import Architecture
-from grahame.hybrid.training.charge_references import start_charges
+from grahame.hybrid.training.charge_references import leave_zero, start_charges
 
 SPEC = ModelSpec(
     elements=("H", "O", "Na", "Au"),
@@ -155,3 +157,80 @@ def test_atoms_that_never_meet_leave_the_start_as_it_is() -> None:
     before = bare.charge_head.pairs.detach().clone()
     assert start_charges(bare, [alone]) is None
     assert torch.equal(bare.charge_head.pairs, before)
+
+
+SOLVED = {"kind": "solved", "hardness": {"H": 4.0, "O": 2.0}, "formal": {"Na": 0.0}}
+
+
+def pairs(count: int, **held: Any) -> list[Frame]:
+    """Hydrogen and oxygen a little more or less than 1 Å apart, labelled with the energy of charges 0.3 and -0.3 e."""
+    out = []
+    for r in np.linspace(0.9, 1.3, count):
+        places = np.array([[0.0, 0.0, 0.0], [r, 0.0, 0.0]])
+        pull = 1.3 / r**2
+        labels = {"energy": np.array(-1.3 / r), "forces": np.array([[pull, 0.0, 0.0], [-pull, 0.0, 0.0]])}
+        conditions = Conditions(boundary="open", **held)
+        out.append(
+            Frame(
+                np.array([1, 8]), places, np.zeros((3, 3)), (False,) * 3, conditions=conditions, labels=labels
+            )
+        )
+    return out
+
+
+def solved_model(**charges: Any) -> HybridModel:
+    torch.manual_seed(5)
+    return HybridModel(SPEC.model_copy(update={"charges": ChargeSpec(**(SOLVED | charges))}))
+
+
+def slope(of: HybridModel, known: list[Frame]) -> float:
+    """Largest derivative of a sum of squared energies and forces with what decides over chi."""
+    batch = make_batch(known, SPEC.elements, SPEC.architecture.cutoff)
+    found = of.predict(batch, train=True)
+    assert found.forces is not None
+    (found.energy.square().sum() + found.forces.square().sum()).backward()
+    assert of.sites is not None
+    assert of.sites.environment is not None
+    return float(of.sites.environment.weight.grad[0].abs().max())
+
+
+def test_solved_charges_can_learn_from_energies_and_forces_alone() -> None:
+    bare, known = solved_model(), pairs(2)
+    assert slope(bare, known) == 0.0
+    bare.zero_grad()
+    said = leave_zero(bare, known)
+    assert said == "solved charges start from formal charges: energies and forces alone would leave them at 0"
+    assert slope(bare, known) > 1e-6
+    batch = make_batch(known, SPEC.elements, SPEC.architecture.cutoff)
+    found = bare.predict(batch, forces=False).charges.numpy()
+    assert found[0] == pytest.approx(-found[1])
+    assert found[0] > 0.01
+    # A second time there is nothing to do.
+    assert leave_zero(bare, known) is None
+
+
+def test_an_atom_alone_starts_at_a_twentieth_of_its_formal_charge() -> None:
+    bare = solved_model()
+    leave_zero(bare, pairs(1))
+    assert bare.sites is not None
+    alone = np.array([4.0, 2.0]) + 14.3996454 / (np.sqrt(np.pi) * 0.5)
+    np.testing.assert_allclose(
+        -bare.sites.element.weight[:2, 0].detach().numpy() / alone, [0.05, -0.1], rtol=1e-6
+    )
+
+
+def test_without_different_formal_charges_solved_charges_start_at_random() -> None:
+    bare, known = solved_model(formal=dict.fromkeys(("H", "O", "Na", "Au"), 0.0)), pairs(2)
+    said = leave_zero(bare, known)
+    assert said == "solved charges start at random: energies and forces alone would leave them at 0"
+    assert slope(bare, known) > 1e-8
+
+
+def test_solved_charges_that_something_drives_start_where_they_are() -> None:
+    for held in (
+        {"total_charge": 1.0},
+        {"electrodes": (Electrode([0], charge=0.5), Electrode([1], charge=-0.5))},
+        {"field": (0.1, 0.0, 0.0)},
+    ):
+        assert leave_zero(solved_model(), [*pairs(1), *pairs(1, **held)]) is None
+    assert leave_zero(model(), pairs(1)) is None

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from grahame.hybrid.model import ChargeSpec
-from grahame.hybrid.training.config import TrainConfig, load_training, parse_training
+from grahame.hybrid.training.config import (
+    ModelConfig,
+    OptimiserConfig,
+    TrainConfig,
+    load_training,
+    parse_training,
+)
 
 BASE: dict[str, Any] = {"data": {"train": "a.xyz", "valid": "b.xyz", "keys": {"energy": "E", "forces": "F"}}}
 
@@ -197,3 +203,31 @@ def test_a_broken_file_gets_a_sentence(tmp_path: Path, text: str, sentence: str)
     with pytest.raises(ValueError, match="must") as error:
         load_training(path)
     assert str(error.value) == sentence.format(path=path)
+
+
+def test_blocks_with_nothing_in_them_have_their_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(
+        "data: {train: a.xyz, valid: b.xyz, checks: }\nmodel:\n  architecture:\n  charges:\nloss:\nstage_two:\n"
+        "optimiser:\n  schedule:\ntransfer:\noutput:\n"
+    )
+    config = load_training(path)
+    assert config.optimiser == OptimiserConfig()
+    assert config.model == ModelConfig()
+    assert config.data.checks.closest == 0.3
+    # Written down, it is meant, also with nothing below it.
+    assert config.stage_two is not None
+    assert config.stage_two.energy == 100.0
+    assert config.transfer is None
+
+
+def test_a_tilde_in_a_path_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    config = parse_training(BASE | {"output": {"folder": "~/models"}}, tmp_path)
+    assert config.output.place == tmp_path / "home" / "models"
+    assert config.path("~/frames.xyz") == tmp_path / "home" / "frames.xyz"
+    assert config.path("frames.xyz") == tmp_path / "frames.xyz"
+    assert config.path("/data/frames.xyz") == Path("/data/frames.xyz")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "1.xyz").touch()
+    assert config.paths("~/*.xyz") == [tmp_path / "home" / "1.xyz"]

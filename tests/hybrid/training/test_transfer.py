@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from grahame.hybrid.evaluate import evaluate
 from grahame.hybrid.model import HybridModel
-from grahame.hybrid.model_file import load_model
+from grahame.hybrid.model_file import find_model, load_model
 from grahame.hybrid.reading import Reading, make_frame
-from grahame.hybrid.training.building import build_model, check_known
+from grahame.hybrid.training.building import build_model, charges_of, check_known
 from grahame.hybrid.training.checkpoint import load_checkpoint
 from grahame.hybrid.training.config import parse_training
 from grahame.hybrid.training.run import train
@@ -163,3 +163,10 @@ def test_energies_of_an_element_that_their_level_has_no_zero_for_are_refused() -
         "energies of that level with them, or leave these frames out"
     )
     check_known(spec, [replace(read, labels={}), replace(read, level="B"), replace(read, level="C")])
+
+
+def test_the_model_in_the_box_can_be_trained_on(tmp_path: Path) -> None:
+    config = settings(tmp_path, transfer={"initial": "au-water-nacl"})
+    del config["model"]
+    boxed = load_model(find_model("au-water-nacl"))
+    assert charges_of(parse_training(config, tmp_path)) == boxed.spec.charges

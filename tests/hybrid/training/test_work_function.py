@@ -17,6 +17,7 @@ from grahame.hybrid.frames import Frame
 from grahame.hybrid.model import HybridModel
 from grahame.hybrid.model_file import load_model
 from grahame.hybrid.reading import Reading, make_frame, read_frames
+from grahame.hybrid.training.building import build_model
 from grahame.hybrid.training.config import parse_training
 from grahame.hybrid.training.loss import error_sums
 from grahame.hybrid.training.predicting import predict
@@ -177,6 +178,33 @@ def test_training_lowers_its_error(tmp_path: Path) -> None:
     assert [f.work_function_side for f in frames] == ["+", "+"]
     table = evaluate(model, frames).errors
     assert 1e3 * table.value("work_function") == pytest.approx(row.rmse, rel=1e-6)
+
+
+def test_the_metal_starts_at_the_work_function_of_the_labels(tmp_path: Path) -> None:
+    frames = labels(4, 0, 0)
+    for atoms in frames:
+        atoms.info["W"] += 5.0
+    write(tmp_path / "train.xyz", frames)
+    write(tmp_path / "valid.xyz", labels(2, 0, 50))
+    config = parse_training(settings(tmp_path), tmp_path)
+    splits = checked_frames(config)
+    model, notes = build_model(config, splits.train)
+    assert notes[-1].startswith("electronegativities of metals start from work functions: ")
+    batch = batch_of(model, *splits.train)
+    left = predict(model, batch, {"work_function"})["work_function"] - batch.labels["work_function"]
+    assert abs(float(left.mean())) < 1e-6
+    assert float(left.abs().max()) < 1.0
+
+
+def test_a_metal_whose_electronegativity_stays_0_learns_no_work_function(tmp_path: Path) -> None:
+    fixed = settings(tmp_path)
+    fixed["model"]["charges"] = {"kind": "transfer", "dipoles": {"O": 1.0}}
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        parse_training(fixed, tmp_path)
+    assert str(refused.value) == (
+        "loss.work_function = 1 must come with an electronegativity of the metal that is learned, not one that stays 0: set "
+        "model.charges.site_constants: element, or environment"
+    )
 
 
 SPOILED: dict[str, tuple[Callable[[Atoms], Any], str]] = {
