@@ -1,8 +1,9 @@
 """Averages along the surface normal of a trajectory: densities and electrostatics.
 
 z = r.n with n = a x b/|a x b| of each frame, whatever the shape of the cell. In a cell that is periodic along
-c all heights are folded into one period, [0, c.n), or if electrodes stand outside of it the period in whose middle
-they stand; otherwise atoms are taken where they stand. Errors are standard errors from at most ten contiguous blocks of frames (jackknife: ratios are treated like sums).
+c all heights are folded into one period: [0, c.n), or if electrodes stand outside of it the period in whose middle
+they stand; otherwise atoms are taken where they stand. Errors are standard errors from at most ten contiguous
+blocks of frames (jackknife: ratios are treated like sums).
 """
 
 from __future__ import annotations
