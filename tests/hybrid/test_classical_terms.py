@@ -56,19 +56,24 @@ def test_a_bond_has_the_closed_form() -> None:
     np.testing.assert_allclose(result.virial, np.diag([0, 0, 45.0 * 0.2 * 1.2]), atol=1e-12)
 
 
-@pytest.mark.parametrize("equilibrium", [180.0, 109.47])
-def test_a_molecule_on_a_line_has_an_energy_and_no_force(equilibrium: float) -> None:
-    k, theta0 = 3.3, np.radians(equilibrium)
-    tables = ForceFieldTables(
-        numbers=np.array([8, 6, 8]),
+def angle_alone(numbers: list[int], constant: float, value: float) -> ForceFieldTables:
+    """Three atoms with an angle at the second and nothing else."""
+    return ForceFieldTables(
+        numbers=np.array(numbers),
         types=np.zeros(3, dtype=int),
         epsilon=np.zeros(1),
         sigma=np.zeros(1),
         charges=np.zeros(3),
         angles=np.array([[0, 1, 2]]),
-        angle_constants=np.array([k]),
-        angle_values=np.array([theta0]),
+        angle_constants=np.array([constant]),
+        angle_values=np.array([value]),
     )
+
+
+@pytest.mark.parametrize("equilibrium", [180.0, 109.47])
+def test_a_molecule_on_a_line_has_an_energy_and_no_force(equilibrium: float) -> None:
+    k, theta0 = 3.3, np.radians(equilibrium)
+    tables = angle_alone([8, 6, 8], k, theta0)
     atoms = Atoms("OCO", positions=[[-1.16, 0, 0], [0, 0, 0], [1.16, 0, 0]])
     result = compute(ClassicalForceField(tables), atoms)
     assert result.energy == pytest.approx(0.5 * k * (np.pi - theta0) ** 2, abs=1e-14)
@@ -79,16 +84,7 @@ def test_a_molecule_on_a_line_has_an_energy_and_no_force(equilibrium: float) -> 
 @pytest.mark.parametrize("degrees", [20.0, 90.0, 113.0, 179.999])
 def test_an_angle_has_the_closed_form(degrees: float) -> None:
     k, theta0, theta = 3.3, np.radians(109.47), np.radians(degrees)
-    tables = ForceFieldTables(
-        numbers=np.array([1, 8, 1]),
-        types=np.zeros(3, dtype=int),
-        epsilon=np.zeros(1),
-        sigma=np.zeros(1),
-        charges=np.zeros(3),
-        angles=np.array([[0, 1, 2]]),
-        angle_constants=np.array([k]),
-        angle_values=np.array([theta0]),
-    )
+    tables = angle_alone([1, 8, 1], k, theta0)
     end = 1.5 * np.array([np.cos(theta), np.sin(theta), 0.0])
     atoms = Atoms("HOH", positions=[[0.9, 0, 0], [0, 0, 0], end])
     result = compute(ClassicalForceField(tables), atoms)
